@@ -1,1 +1,110 @@
-//! Placeholder.
+//! Private keys that stay where they are.
+//!
+//! A [`PrivateKey`] signs and says where it lives; it never gives the key itself. [`open`] finds
+//! one by its configuration: in a PKCS#11 token, or, for development only, in memory.
+//!
+//! Everything here blocks, for as long as a device takes to answer: call it on threads of its
+//! own, never on a runtime's workers. The crates `identity` and `link` see keys only through the
+//! trait; programs call [`open`].
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod custody;
+mod error;
+mod memory;
+mod pkcs11;
+mod public_key;
+mod scheme;
+mod secret;
+mod uri;
+
+pub use custody::{Custody, Token};
+pub use error::{OpenError, SignError};
+pub use public_key::{Algorithm, PublicKey, PublicKeyError};
+pub use scheme::Scheme;
+pub use secret::{SecretFile, SecretFileError};
+pub use uri::{Pkcs11Uri, UriError};
+
+/// A private key that stays where it is.
+pub trait PrivateKey: Send + Sync + fmt::Debug {
+    /// Where the key is, as a URI without secrets.
+    fn reference(&self) -> &str;
+
+    /// The public half.
+    fn public_key(&self) -> &PublicKey;
+
+    /// The TLS schemes that the key has been seen to sign correctly, best first.
+    fn schemes(&self) -> &[Scheme];
+
+    /// Signs `message` (not a digest of it) in the form that TLS wants (RFC 8446 section 4.2.3).
+    /// Blocks.
+    ///
+    /// # Errors
+    /// See [`SignError`].
+    fn sign(&self, scheme: Scheme, message: &[u8]) -> Result<Vec<u8>, SignError>;
+
+    /// What the key's home says about it now. Blocks.
+    ///
+    /// # Errors
+    /// See [`SignError`].
+    fn custody(&self) -> Result<Custody, SignError>;
+
+    /// How many signatures can run at once.
+    fn parallelism(&self) -> usize;
+
+    /// How many signatures have been made since the key was opened.
+    fn signatures(&self) -> u64;
+
+    /// Whether this kind of key is for development only.
+    fn development(&self) -> bool {
+        false
+    }
+}
+
+/// Where a key is.
+#[derive(Clone, Debug)]
+pub enum KeyConfig {
+    /// In a PKCS#11 token.
+    Pkcs11(Pkcs11Config),
+    /// In this process's memory.
+    Memory(MemoryConfig),
+}
+
+/// A key in a PKCS#11 token.
+#[derive(Clone, Debug)]
+pub struct Pkcs11Config {
+    /// The vendor's library.
+    pub module: PathBuf,
+    /// Which key, in which token, with the PIN from which file.
+    pub uri: Pkcs11Uri,
+    /// Sessions used at most. Where the token says a smaller limit, that holds.
+    pub max_sessions: NonZeroUsize,
+    /// Signatures that may wait for a session.
+    pub queue: usize,
+    /// How long a signature may wait for a session.
+    pub wait: Duration,
+}
+
+/// A key in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryConfig {
+    /// PKCS#8 PEM file that nobody else may read.
+    pub path: PathBuf,
+    /// Must be true.
+    pub development: bool,
+}
+
+/// Finds a key and proves that it signs. Blocks.
+///
+/// # Errors
+/// See [`OpenError`]; each says what to do.
+pub fn open(config: &KeyConfig) -> Result<Arc<dyn PrivateKey>, OpenError> {
+    Ok(match config {
+        KeyConfig::Pkcs11(config) => Arc::new(pkcs11::Pkcs11Key::open(config)?),
+        KeyConfig::Memory(config) => Arc::new(memory::MemoryKey::open(config)?),
+    })
+}

@@ -1,0 +1,162 @@
+//! Why a key cannot be opened or does not sign, one variant for each thing that can be done
+//! about it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::public_key::PublicKeyError;
+use crate::secret::SecretFileError;
+
+/// Why a key cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The vendor's library is not where the configuration says.
+    #[error("PKCS#11 module {path}: {problem}: install the vendor's library, or correct key.pkcs11.module")]
+    Module {
+        /// The configured path.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// No token matches.
+    #[error("no token matches {uri}: the module shows {seen}: correct the URI, or connect and initialise the token")]
+    TokenMissing {
+        /// What was asked for.
+        uri: String,
+        /// Labels of the tokens there are.
+        seen: String,
+    },
+    /// Several tokens match.
+    #[error("several tokens match {uri}: {seen}: add serial= to the URI")]
+    TokenAmbiguous {
+        /// What was asked for.
+        uri: String,
+        /// Labels and serial numbers of those that match.
+        seen: String,
+    },
+    /// The PIN's file cannot be used.
+    #[error(transparent)]
+    PinFile(#[from] SecretFileError),
+    /// The token wants a login, and the URI names no PIN.
+    #[error("token {token:?} wants a PIN: add ?pin-source=file:/path to {uri}")]
+    PinNotConfigured {
+        /// Label of the token.
+        token: String,
+        /// What was asked for.
+        uri: String,
+    },
+    /// The token refused the PIN. It is not tried again before its file changes.
+    #[error(
+        "token {token:?} refused the PIN from {path}: not tried again before that file changes, since repeated \
+         failures lock the token: write the right PIN there"
+    )]
+    PinIncorrect {
+        /// Label of the token.
+        token: String,
+        /// The PIN's file.
+        path: PathBuf,
+    },
+    /// The token would lock at the next wrong PIN, or has.
+    #[error("token {token:?}: {state}: have the security officer reset the PIN; the last try is never spent here")]
+    PinLocked {
+        /// Label of the token.
+        token: String,
+        /// What the token's flags say.
+        state: &'static str,
+    },
+    /// No key matches.
+    #[error("no private key matches {uri} in token {token:?}, which holds {seen}: correct object= or id=, or make the key")]
+    KeyMissing {
+        /// What was asked for.
+        uri: String,
+        /// Label of the token.
+        token: String,
+        /// Labels and ids of the private keys there are.
+        seen: String,
+    },
+    /// Several keys match.
+    #[error("several private keys match {uri}: {ids}: choose one by adding id= to the URI")]
+    KeyAmbiguous {
+        /// What was asked for.
+        uri: String,
+        /// Their CKA_IDs, percent encoded as the URI wants them.
+        ids: String,
+    },
+    /// The public half cannot be found or is of an unknown kind.
+    #[error("public key of {uri}: {source}: keep the public key object beside the private one, with the same CKA_ID")]
+    PublicKey {
+        /// What was asked for.
+        uri: String,
+        /// What is wrong.
+        source: PublicKeyError,
+    },
+    /// The token cannot sign with this key as TLS 1.3 needs it.
+    #[error("token {token:?} cannot sign with {uri} for TLS 1.3: {problem}: use a P-256 key, or another token")]
+    Mechanism {
+        /// Label of the token.
+        token: String,
+        /// What was asked for.
+        uri: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// A test signature does not verify with the public key.
+    #[error("a test signature by {uri} with {scheme} does not verify: private and public key do not belong together")]
+    SelfTest {
+        /// What was asked for.
+        uri: String,
+        /// The scheme.
+        scheme: &'static str,
+    },
+    /// The token failed in another way.
+    #[error("{uri}: {source}")]
+    Token {
+        /// What was asked for.
+        uri: String,
+        /// What the token said.
+        source: SignError,
+    },
+    /// A key in memory without saying that this is development.
+    #[error("a key in memory can be copied out of this process: use a PKCS#11 key, or say development: true")]
+    DevelopmentOnly,
+    /// The key file holds no usable key.
+    #[error("{path}: {problem}: make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Why there is no signature.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SignError {
+    /// Too many signatures wait already.
+    #[error("{limit} signatures wait for a session already: the device is slower than the demand; raise maxSessions, or add devices")]
+    Overloaded {
+        /// The configured bound.
+        limit: usize,
+    },
+    /// No session became free in time.
+    #[error("no session became free within {waited:?}: the device is slow or frozen")]
+    Deadline {
+        /// How long the signature waited.
+        waited: Duration,
+    },
+    /// The key cannot make such a signature.
+    #[error("the key cannot sign with {scheme}")]
+    Scheme {
+        /// What was asked for.
+        scheme: &'static str,
+    },
+    /// The token wants a login again, and it does not succeed.
+    #[error("login failed: {0}")]
+    Login(String),
+    /// The device or its library failed.
+    #[error("the token answered {0}")]
+    Device(String),
+    /// The key is not in the token any more.
+    #[error("the key is not in the token any more: restore it, or make a new one with its certificate")]
+    KeyGone,
+}

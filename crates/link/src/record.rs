@@ -1,0 +1,149 @@
+//! What is known about a connection once it has ended: who, whom, by which certificate and key,
+//! how many bytes, when, and how it ended. Log lines, metrics and everything written for auditors
+//! are made from a [`Record`] alone, so that they cannot disagree.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::registry::CloseReason;
+
+/// Who opened the connection, seen from this pod.
+#[derive(Copy, Clone, Debug, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// A peer connected to this pod.
+    Inbound,
+    /// An application of this pod connected out.
+    Outbound,
+}
+
+impl Direction {
+    /// The value of the `direction` label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// What the policy made of the connection.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "exception")]
+pub enum Treatment {
+    /// Sealed in mutual TLS.
+    Seal,
+    /// Let through unsealed by the named exception.
+    Passthrough(String),
+    /// Let through by the named exception because the application itself spoke TLS.
+    RequireTls(String),
+    /// Refused.
+    Refuse,
+}
+
+/// The sealed link under a connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkFacts {
+    /// Number of the link, unique in this process.
+    pub id: u64,
+    /// Trust epoch that the link was made in.
+    pub epoch: u64,
+    /// Own SPIFFE ID.
+    pub identity: String,
+    /// Serial number of the own certificate, in hexadecimal.
+    pub serial: String,
+    /// Reference of the own key, without secrets (RFC 7512 or `vault-transit:`).
+    pub key: String,
+    /// The peer's SPIFFE ID.
+    pub peer: String,
+    /// Serial number of the peer's certificate, in hexadecimal.
+    pub peer_serial: String,
+    /// TLS version, such as `TLSv1_3`.
+    pub version: &'static str,
+    /// Cipher suite by its IANA name.
+    pub suite: &'static str,
+    /// Key exchange group by its IANA name.
+    pub group: String,
+    /// Whether the handshake resumed an earlier session (RFC 8446 section 2.2).
+    pub resumed: bool,
+    /// When the link must end: the earlier end of the two certificates.
+    #[serde(with = "time::serde::rfc3339")]
+    pub ends: OffsetDateTime,
+}
+
+/// Application bytes moved, before sealing and after opening.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Moved {
+    /// From the local application to the far side.
+    pub sent: u64,
+    /// From the far side to the local application.
+    pub received: u64,
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Outcome {
+    /// Both sides said that they were done.
+    Complete,
+    /// One side broke off; the other was told by a reset, never by a clean end.
+    Reset {
+        /// Who broke off, and how.
+        reason: &'static str,
+        /// The error in words.
+        detail: String,
+    },
+    /// This proxy closed it.
+    Closed {
+        /// Why.
+        reason: CloseReason,
+    },
+    /// It never came about; no application byte passed.
+    Refused {
+        /// A short, bounded name of the reason, as in metrics.
+        reason: &'static str,
+        /// The reason in words, with the way out.
+        detail: String,
+    },
+}
+
+impl Outcome {
+    /// The value of the `outcome` label in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Reset { .. } => "reset",
+            Self::Closed { .. } => "closed",
+            Self::Refused { .. } => "refused",
+        }
+    }
+}
+
+/// One connection of an application, from its beginning to its end.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// Who opened it.
+    pub direction: Direction,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Where it wanted to go.
+    pub destination: SocketAddr,
+    /// What the policy made of it.
+    pub treatment: Treatment,
+    /// The link that carried it; none when it was refused or passed unsealed.
+    pub link: Option<LinkFacts>,
+    /// What an application's own TLS negotiated, for [`Treatment::RequireTls`].
+    pub observed_tls: Option<String>,
+    /// Application bytes each way.
+    pub moved: Moved,
+    /// When it was accepted.
+    #[serde(with = "time::serde::rfc3339")]
+    pub opened: OffsetDateTime,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339")]
+    pub closed: OffsetDateTime,
+    /// How it ended.
+    pub outcome: Outcome,
+}

@@ -1,0 +1,192 @@
+//! The proxy's configuration: one YAML file, unknown keys refused, every mistake named with its
+//! line or field and the way out.
+//!
+//! [`Config`] is the file as written (and the source of its JSON Schema and reference);
+//! [`Config::settings`] checks it as a whole and gives [`Settings`], which the rest of the proxy
+//! uses. Nothing else in the proxy reads the file.
+
+mod settings;
+mod types;
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use settings::Settings;
+pub(crate) use settings::{check_net, patterns};
+pub use types::{
+    CaptureSection, Config, Confinement, DrainSection, ExceptionKind, ExceptionRule, IdentitySection, InboundRule,
+    InboundSection, KeySection, LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section,
+    Ports, ServiceRule,
+};
+
+/// The largest configuration that is read, in bytes: what a ConfigMap can hold.
+pub const MAX_BYTES: u64 = 1024 * 1024;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}: mount the configuration there, or name another with --config")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is larger than any configuration needs to be.
+    #[error("{path} is larger than {MAX_BYTES} bytes: is it the right file?")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not YAML, an unknown key, a missing key or a value of the wrong type.
+    #[error("{message}: the keys and their types are in docs/configuration.md")]
+    Syntax {
+        /// The fault with its line and column.
+        message: String,
+    },
+    /// Well formed, but it contradicts itself or names something that cannot be.
+    #[error("{field}: {problem}: {fix}")]
+    Invalid {
+        /// Path of the field, such as `exceptions[2].expires`.
+        field: String,
+        /// What is wrong, with the value.
+        problem: String,
+        /// What to do.
+        fix: String,
+    },
+}
+
+impl ConfigError {
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl ToString, fix: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            problem: problem.to_string(),
+            fix: fix.into(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and parses a file. Blocks: for start-up and the reload thread only.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read(path)?)
+    }
+
+    /// Parses a configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError::Syntax`], without quoting the file: it may hold what should not be in it.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let options = serde_saphyr::options! { with_snippet: false };
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| ConfigError::Syntax {
+            message: error.to_string(),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    fs::File::open(path)
+        .map_err(failed)?
+        .take(MAX_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length > MAX_BYTES) {
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = include_str!("config/example.yaml");
+
+    fn settings(text: &str) -> Result<Settings, ConfigError> {
+        Config::parse(text)?.settings()
+    }
+
+    /// The example with one piece replaced, which must be in it.
+    fn example_with(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "the example has no {from:?}");
+        GOOD.replacen(from, to, 1)
+    }
+
+    fn refusal(text: &str) -> String {
+        settings(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_is_accepted() {
+        settings(GOOD).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_name_and_line() {
+        let message = refusal(&example_with("mesh:", "meshes: {}\nmesh:"));
+        assert!(message.contains("meshes"), "{message}");
+        assert!(message.contains("line"), "{message}");
+    }
+
+    #[test]
+    fn an_inline_pin_is_refused_and_not_repeated() {
+        let message = refusal(&example_with("pin-source=file:/run/secrets/sealwire/pin", "pin-value=98765"));
+        assert!(message.contains("pin-source"), "{message}");
+        assert!(!message.contains("98765"), "{message}");
+    }
+
+    #[test]
+    fn a_syntax_error_does_not_quote_the_file() {
+        let message = refusal(&example_with("pin-source=file:/run/secrets/sealwire/pin\"", "pin-value=98765\"\n    nonsense: 1"));
+        assert!(!message.contains("98765"), "{message}");
+    }
+
+    #[test]
+    fn a_memory_key_needs_development_to_be_said() {
+        let text = GOOD.split_once("key:").unwrap().0.to_owned()
+            + "key:\n  memory: { file: /tmp/key.pem }\n"
+            + &GOOD[GOOD.find("mesh:").unwrap()..];
+        assert!(refusal(&text).contains("development: true"));
+        settings(&format!("development: true\n{text}")).unwrap();
+    }
+
+    #[test]
+    fn an_exception_without_a_reason_is_refused() {
+        let message = refusal(&example_with("reason: Names of Services and hosts", "reason: \"\""));
+        assert!(message.contains("exceptions[0].reason"), "{message}");
+    }
+
+    #[test]
+    fn two_rules_for_the_same_destination_and_port_are_refused() {
+        let message = refusal(&example_with("destination: 203.0.113.7/32", "destination: 198.19.0.10/32").replace("[5432]", "[443]"));
+        assert!(message.contains("198.19.0.10/32"), "{message}");
+    }
+
+    #[test]
+    fn a_service_without_identities_is_refused() {
+        let message = refusal(&example_with("identities: [\"spiffe://mesh.example/ns/shop/sa/web\"]", "identities: []"));
+        assert!(message.contains("mesh.services[0].identities"), "{message}");
+    }
+
+    #[test]
+    fn a_bad_spiffe_pattern_is_named() {
+        let message = refusal(&example_with("spiffe://mesh.example/ns/shop/**", "https://mesh.example"));
+        assert!(message.contains("inbound.allow[0].from"), "{message}");
+    }
+
+    #[test]
+    fn a_range_with_host_bits_is_refused_with_the_network_it_means() {
+        let message = refusal(&example_with("10.64.0.0/12", "10.64.0.1/12"));
+        assert!(message.contains("10.64.0.0/12"), "{message}");
+    }
+}
