@@ -12,7 +12,7 @@ use rustls::{Connection, HandshakeKind};
 use sealwire_identity::{CertificateFacts, Epoch, Naming, PeerError};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::driver::{self, Role, Sealed};
 use crate::error::LinkError;
@@ -52,8 +52,6 @@ impl Default for LinkLimits {
 /// What [`Links`] is made of.
 #[derive(Debug)]
 pub struct LinksConfig {
-    /// What is in force: own key and certificate, bundle, profile.
-    pub trust: watch::Receiver<Arc<Epoch>>,
     /// The signing threads.
     pub pool: Arc<SigningPool>,
     /// Where live links are listed.
@@ -96,11 +94,12 @@ impl Links {
         &self.config.limits
     }
 
-    /// Makes a link to the destination, whose peer has proven to be whom the request expects.
+    /// Makes a link under `epoch` to the destination, whose peer has proven to be whom the request
+    /// expects.
     ///
     /// # Errors
     /// See [`LinkError`]. No application byte has been sent.
-    pub async fn connect(&self, request: Request) -> Result<Link, LinkError> {
+    pub async fn connect(&self, epoch: &Epoch, request: Request) -> Result<Link, LinkError> {
         let begun = Instant::now();
         let connecting = TcpStream::connect(request.destination);
         let socket = tokio::time::timeout_at(request.deadline.into(), connecting)
@@ -113,28 +112,25 @@ impl Links {
                 destination: request.destination,
                 source,
             })?;
-        let epoch = self.config.trust.borrow().clone();
         let client = epoch.client_config(&request.naming)?;
         let name = ServerName::IpAddress(request.destination.ip().to_canonical().into());
         self.seal(
             Direction::Outbound,
             Role::Client(client, name),
             socket,
-            &epoch,
+            epoch,
             request.deadline,
         )
         .await
     }
 
-    /// Accepts a link on a connection that a peer opened to this pod.
+    /// Accepts a link under `epoch` on a connection that a peer opened to this pod.
     ///
     /// # Errors
     /// See [`LinkError`]. Nothing of the peer may be delivered then.
-    pub async fn accept(&self, socket: TcpStream, deadline: Instant) -> Result<Link, LinkError> {
-        let epoch = self.config.trust.borrow().clone();
-        let role = Role::Server(epoch.server_config()?);
-        self.seal(Direction::Inbound, role, socket, &epoch, deadline)
-            .await
+    pub async fn accept(&self, epoch: &Epoch, socket: TcpStream, deadline: Instant) -> Result<Link, LinkError> {
+        let role = Role::Server(epoch.server_config());
+        self.seal(Direction::Inbound, role, socket, epoch, deadline).await
     }
 
     async fn seal(

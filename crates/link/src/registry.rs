@@ -60,7 +60,7 @@ pub struct LiveLink {
     pub direction: Direction,
     /// Everything known about it.
     #[serde(flatten)]
-    pub facts: Arc<LinkFacts>,
+    pub facts: LinkFacts,
 }
 
 impl Registry {
@@ -96,7 +96,7 @@ impl Registry {
             .take(limit)
             .map(|entry| LiveLink {
                 direction: entry.direction,
-                facts: entry.facts.clone(),
+                facts: entry.facts.as_ref().clone(),
             })
             .collect()
     }
