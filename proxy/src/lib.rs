@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The sidecar: every TCP connection of a pod goes through it, sealed in mutual TLS, as a declared
+//! exception, or not at all.
+//!
+//! The way of a connection is the way through the modules: [`capture`] steers it here, [`policy`]
+//! decides, [`outbound`] and [`inbound`] carry it over sealed links (crate `sealwire-link`), and
+//! [`observe`] writes down how it went. [`keeper`] keeps key, certificate and configuration up to
+//! date, [`state`] knows whether anything may flow, [`planes`] show it, [`confine`] locks the
+//! process in, and [`run`] puts it all together.
+
+pub mod capture;
+pub mod config;
+pub mod confine;
+pub mod inbound;
+pub mod keeper;
+pub mod listen;
+pub mod logging;
+pub mod observe;
+pub mod outbound;
+pub mod planes;
+pub mod policy;
+pub mod reference;
+pub mod run;
+pub mod state;
+
+mod observed_tls;

@@ -142,10 +142,11 @@ impl Links {
         deadline: Instant,
     ) -> Result<Link, LinkError> {
         prepare(&socket).map_err(LinkError::Interrupted)?;
+        let begun = Instant::now();
         let place = self.admit(deadline).await?;
         let sealed = driver::handshake(&self.config.pool, role, socket, deadline).await?;
         drop(place);
-        let facts = self.facts(&sealed.connection, epoch)?;
+        let facts = self.facts(&sealed.connection, epoch, begun.elapsed())?;
         let end = self.end(facts.ends);
         Ok(Link {
             sealed,
@@ -175,7 +176,7 @@ impl Links {
         }
     }
 
-    fn facts(&self, connection: &Connection, epoch: &Epoch) -> Result<LinkFacts, LinkError> {
+    fn facts(&self, connection: &Connection, epoch: &Epoch, handshake: Duration) -> Result<LinkFacts, LinkError> {
         let leaf = connection
             .peer_certificates()
             .and_then(<[_]>::first)
@@ -205,7 +206,8 @@ impl Links {
                 .unwrap_or("unknown")
                 .to_owned(),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
-            ends: OffsetDateTime::from(own.not_after.min(peer.not_after)),
+            handshake_seconds: handshake.as_secs_f64(),
+            ends: own.not_after.min(peer.not_after),
         })
     }
 

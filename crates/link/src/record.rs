@@ -68,6 +68,8 @@ pub struct LinkFacts {
     pub group: String,
     /// Whether the handshake resumed an earlier session (RFC 8446 section 2.2).
     pub resumed: bool,
+    /// How long the handshake took, from the connected socket to the sealed link, in seconds.
+    pub handshake_seconds: f64,
     /// When the link must end: the earlier end of the two certificates.
     #[serde(with = "time::serde::rfc3339")]
     pub ends: OffsetDateTime,

@@ -34,14 +34,17 @@ pub struct Ended {
 
 /// Relays between an application and an unsealed far side, for declared exceptions.
 ///
+/// `prelude` was read from the far side already and goes to the application first;
 /// `half_closed_idle` bounds how long a connection may stay half closed without a byte.
 pub async fn relay_plain(
     app: TcpStream,
     far: TcpStream,
+    prelude: Vec<u8>,
     half_closed_idle: Duration,
     closed: impl Future<Output = CloseReason>,
 ) -> Ended {
-    let relay = Relay::new(app, Far::plain(far));
+    let mut relay = Relay::new(app, Far::plain(far));
+    relay.unread = prelude;
     relay.run(None, half_closed_idle, closed).await
 }
 

@@ -62,7 +62,7 @@ pub struct IdentitySection {
     /// PEM file with the trust bundle: the CA certificates that peers' chains must end in. Read
     /// again when it changes.
     pub bundle: PathBuf,
-    /// TLS profile: `default`, `bsi-tr-02102-2` or `cnsa-2.0`. Changing it needs a restart.
+    /// TLS profile: `default`, `bsi-tr-02102-2` or `cnsa-2.0`.
     #[serde(default = "default_profile")]
     pub profile: String,
 }

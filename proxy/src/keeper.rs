@@ -1,0 +1,262 @@
+//! The trust keeper: one thread that opens the key, loads certificate and bundle, and puts a new
+//! snapshot in force whenever a file has changed. It alone waits for disks and devices here; the
+//! last good snapshot stays in force until a better one has been checked.
+//!
+//! Files are compared by content, once a second: that sees what Kubernetes does with symbolic
+//! links in a ConfigMap, works on every file system, and cannot run out of watches.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+use std::{fs, io, thread};
+
+use metrics::counter;
+use rustls::time_provider::DefaultTimeProvider;
+use sealwire_identity::{Epoch, EpochConfig, FilesIssuer, Issued, Issuer};
+use sealwire_keys::PrivateKey;
+use time::OffsetDateTime;
+
+use crate::config::{Config, Settings};
+use crate::logging::LogLevel;
+use crate::state::{Condition, InForce, Need, State};
+
+/// How often files are compared, and the key is tried while there is none.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A running keeper; it ends when dropped.
+#[derive(Debug)]
+pub struct Keeper {
+    _stop: Sender<()>,
+}
+
+/// What a keeper starts from.
+#[derive(Debug)]
+pub struct KeeperConfig {
+    /// The configuration's file.
+    pub path: PathBuf,
+    /// The configuration as it was at the start.
+    pub settings: Arc<Settings>,
+    /// Where to say what is in force.
+    pub state: Arc<State>,
+    /// Where to change the log level.
+    pub log_level: LogLevel,
+}
+
+impl Keeper {
+    /// Starts the keeper's thread.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(config: KeeperConfig) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let work = Work {
+            text: fs::read(&config.path).unwrap_or_default(),
+            started_with: config.settings.clone(),
+            settings: config.settings,
+            path: config.path,
+            state: config.state,
+            log_level: config.log_level,
+            key: None,
+            loaded: None,
+            number: 0,
+        };
+        thread::Builder::new()
+            .name("sealwire-keeper".to_owned())
+            .spawn(move || work.run(&stopped))?;
+        Ok(Self { _stop: stop })
+    }
+}
+
+struct Work {
+    path: PathBuf,
+    /// The configuration's file as it was last looked at.
+    text: Vec<u8>,
+    started_with: Arc<Settings>,
+    settings: Arc<Settings>,
+    state: Arc<State>,
+    log_level: LogLevel,
+    key: Option<Arc<dyn PrivateKey>>,
+    loaded: Option<Loaded>,
+    /// Of the epoch in force.
+    number: u64,
+}
+
+/// What the epoch in force was made from.
+struct Loaded {
+    issued: Issued,
+    settings: Arc<Settings>,
+}
+
+impl Work {
+    fn run(mut self, stopped: &Receiver<()>) {
+        loop {
+            self.look_at_config();
+            self.open_key();
+            self.load_certificate();
+            if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    fn look_at_config(&mut self) {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) => {
+                let problem = format!("cannot read {}: {error}: the last good one stays in force", self.path.display());
+                return self.state.note("config", Some(problem));
+            }
+        };
+        if text == self.text {
+            return;
+        }
+        self.text = text;
+        // Loaded again from the file, for its limits and its messages; a change in between is
+        // seen at the next look.
+        match Config::load(&self.path).and_then(Config::settings) {
+            Ok(settings) => {
+                self.settings = Arc::new(settings);
+                self.state.note("config", None);
+                self.say_what_needs_a_restart();
+                if let Err(problem) = self.log_level.set(&self.settings.config.log.level) {
+                    self.state.note("config", Some(format!("log.level: {problem}")));
+                }
+                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "ok").increment(1);
+            }
+            Err(error) => {
+                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "refused").increment(1);
+                self.state.note("config", Some(format!("{error} (the last good one stays in force)")));
+            }
+        }
+    }
+
+    fn say_what_needs_a_restart(&self) {
+        let (was, is) = (&self.started_with.config, &self.settings.config);
+        let fixed = [
+            ("key", was.key != is.key),
+            ("ports", was.ports != is.ports),
+            ("limits", was.limits != is.limits),
+            ("confinement", was.confinement != is.confinement),
+            ("log.format", was.log.format != is.log.format),
+        ];
+        let changed: Vec<_> = fixed.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        self.state.note(
+            "restart",
+            (!changed.is_empty()).then(|| format!("changed, but in force only after a restart: {}", changed.join(", "))),
+        );
+        let rules_differ = self.started_with.capture != self.settings.capture;
+        self.state.note(
+            "capture",
+            rules_differ.then(|| {
+                "the kernel's rules were made from another configuration and go on dropping what it did not declare: \
+                 run `sealwire-proxy capture` again, or replace the pod"
+                    .to_owned()
+            }),
+        );
+    }
+
+    fn open_key(&mut self) {
+        if self.key.is_some() {
+            return;
+        }
+        match sealwire_keys::open(&self.settings.key) {
+            Ok(key) => {
+                tracing::info!(
+                    key = key.reference(),
+                    algorithm = %key.public_key().algorithm(),
+                    public_key_sha256 = key.public_key().fingerprint(),
+                    schemes = ?key.schemes(),
+                    "key signs"
+                );
+                if key.development() {
+                    self.state.note("development", Some("the key is in memory: anybody who reads this process has it".to_owned()));
+                }
+                self.key = Some(key);
+                self.state.set(Need::Key, Condition::Met);
+            }
+            Err(error) => self.state.set(Need::Key, Condition::Unmet(error.to_string())),
+        }
+    }
+
+    fn load_certificate(&mut self) {
+        let Some(key) = &self.key else { return };
+        let identity = &self.settings.config.identity;
+        let issuer = FilesIssuer {
+            certificate: identity.certificate.clone(),
+            bundle: identity.bundle.clone(),
+        };
+        let result = issuer.obtain(key).map_err(|error| error.to_string()).and_then(|issued| {
+            if self.loaded.as_ref().is_some_and(|loaded| loaded.is_same(&issued, &self.settings)) {
+                return Ok(None);
+            }
+            self.epoch(&issued).map(|epoch| Some((issued, epoch)))
+        });
+        match result {
+            Ok(None) => {
+                self.state.note("certificate", None);
+                self.warn_of_the_end();
+            }
+            Ok(Some((issued, epoch))) => self.put_in_force(issued, epoch),
+            Err(problem) if self.loaded.is_none() => self.state.set(Need::Certificate, Condition::Unmet(problem)),
+            Err(problem) => {
+                self.state.note("certificate", Some(format!("{problem} (the last good one stays in force)")));
+            }
+        }
+    }
+
+    fn epoch(&self, issued: &Issued) -> Result<Epoch, String> {
+        Epoch::new(EpochConfig {
+            number: self.number + 1,
+            credentials: issued.credentials.clone(),
+            bundle: issued.bundle.clone(),
+            trust_domains: self.settings.trust_domains.clone(),
+            profile: self.settings.profile,
+            time: Arc::new(DefaultTimeProvider),
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    fn put_in_force(&mut self, issued: Issued, epoch: Epoch) {
+        self.number = epoch.number();
+        let facts = epoch.credentials().facts();
+        tracing::info!(
+            epoch = self.number,
+            identity = %facts.spiffe_id,
+            serial = facts.serial,
+            not_after = %facts.not_after,
+            "trust epoch in force"
+        );
+        self.loaded = Some(Loaded {
+            issued,
+            settings: self.settings.clone(),
+        });
+        self.state.publish(InForce {
+            settings: self.settings.clone(),
+            epoch: Arc::new(epoch),
+        });
+        self.state.note("certificate", None);
+        self.state.set(Need::Certificate, Condition::Met);
+        counter!("sealwire_reloads_total", "what" => "trust", "outcome" => "ok").increment(1);
+    }
+
+    /// From two thirds of its life on, a certificate that nobody has replaced is worth a word.
+    fn warn_of_the_end(&self) {
+        let Some(loaded) = &self.loaded else { return };
+        let facts = loaded.issued.credentials.facts();
+        let now = OffsetDateTime::now_utc();
+        let late = facts.not_before + (facts.not_after - facts.not_before) * 2 / 3;
+        self.state.note(
+            "renewal",
+            (now > late).then(|| format!("the certificate ends at {} and has not been renewed", facts.not_after)),
+        );
+    }
+}
+
+impl Loaded {
+    fn is_same(&self, issued: &Issued, settings: &Arc<Settings>) -> bool {
+        self.issued.credentials.chain() == issued.credentials.chain()
+            && self.issued.bundle_pem == issued.bundle_pem
+            && Arc::ptr_eq(&self.settings, settings)
+    }
+}

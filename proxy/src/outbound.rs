@@ -1,0 +1,138 @@
+//! What the pod's applications open: the kernel's memory of the destination, the policy's
+//! decision about it, and then a sealed link, a declared exception, or a reset.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sealwire_link::{CloseReason, Direction, Ended, Links, Moved, Request, Treatment, prepare, relay_plain, reset};
+use time::OffsetDateTime;
+use tokio::net::TcpStream;
+
+use crate::capture::original_destination;
+use crate::capture::prove::ProofDesk;
+use crate::config::ExceptionRule;
+use crate::observe::{Begun, Ending};
+use crate::observed_tls;
+use crate::policy::{Decision, checks_tls};
+use crate::state::{InForce, State};
+
+/// The outbound side.
+#[derive(Debug)]
+pub struct Outbound {
+    /// What is in force.
+    pub state: Arc<State>,
+    /// The maker of links.
+    pub links: Arc<Links>,
+    /// Where connections to the reserved addresses are reported.
+    pub desk: Arc<ProofDesk>,
+}
+
+impl Outbound {
+    /// Serves one captured connection to its end.
+    pub async fn serve(&self, app: TcpStream, source: SocketAddr) {
+        let destination = match original_destination(&app) {
+            Ok(Some(destination)) => destination,
+            Ok(None) => return refuse_unredirected(app, source, "it was addressed to the proxy's own port"),
+            Err(error) => return refuse_unredirected(app, source, error),
+        };
+        if self.desk.claim(source, destination) {
+            return;
+        }
+        let begun = Begun::now(Direction::Outbound, source, destination);
+        let ending = match (prepare(&app), self.state.flowing()) {
+            (Err(error), _) => Err((app, Ending::refused("interrupted", error))),
+            (_, Err(missing)) => Err((app, Ending::refused("not_ready", missing))),
+            (Ok(()), Ok(in_force)) => self.decide(app, &in_force, destination).await,
+        };
+        begun.end(ending.unwrap_or_else(|(app, ending)| {
+            reset(app);
+            ending
+        }));
+    }
+
+    async fn decide(&self, app: TcpStream, in_force: &InForce, destination: SocketAddr) -> Served {
+        match in_force.settings.outbound.decide(destination, OffsetDateTime::now_utc()) {
+            Decision::Refuse(refusal) => Err((app, Ending::refused(refusal.reason(), refusal))),
+            Decision::Except(rule) => self.except(app, rule, destination).await,
+            Decision::Seal(naming) => {
+                let request = Request {
+                    destination,
+                    naming: naming.clone(),
+                    deadline: Instant::now() + self.links.limits().handshake,
+                };
+                let link = match self.links.connect(&in_force.epoch, request).await {
+                    Ok(link) => link,
+                    Err(error) => return Err((app, Ending::refused(error.reason(), error))),
+                };
+                let facts = link.facts().clone();
+                let Ended { moved, outcome } = link.relay(app).await;
+                Ok(Ending {
+                    treatment: Treatment::Seal,
+                    link: Some(facts),
+                    observed_tls: None,
+                    moved,
+                    outcome,
+                })
+            }
+        }
+    }
+
+    async fn except(&self, mut app: TcpStream, rule: &ExceptionRule, destination: SocketAddr) -> Served {
+        let deadline = tokio::time::Instant::now() + self.links.limits().handshake;
+        let connecting = tokio::time::timeout_at(deadline, TcpStream::connect(destination));
+        let mut far = match connecting.await {
+            Ok(Ok(far)) => far,
+            Ok(Err(error)) => return Err((app, Ending::refused("unreachable", error))),
+            Err(_) => return Err((app, Ending::refused("deadline", "connecting took too long"))),
+        };
+        if let Err(error) = prepare(&far) {
+            return Err((app, Ending::refused("interrupted", error)));
+        }
+        let mut observed = None;
+        if checks_tls(rule) {
+            let watching = observed_tls::pass_handshake(&mut app, &mut far);
+            observed = match tokio::time::timeout_at(deadline, watching).await {
+                Ok(Ok(observed)) => Some(observed),
+                Ok(Err(error)) => return Err((app, Ending::refused(error.reason(), error))),
+                Err(_) => return Err((app, Ending::refused("deadline", "no TLS handshake was seen in time"))),
+            };
+        }
+        let treatment = match &observed {
+            Some(_) => Treatment::RequireTls(rule.name.clone()),
+            None => Treatment::Passthrough(rule.name.clone()),
+        };
+        let (observed_tls, hello) = observed.map(|seen| (seen.description, seen.forwarded)).unzip();
+        let hello_bytes = hello.unwrap_or_default();
+        let half_closed_idle = self.links.limits().half_closed_idle;
+        let ended = relay_plain(app, far, Vec::new(), half_closed_idle, self.over(rule)).await;
+        Ok(Ending {
+            treatment,
+            link: None,
+            observed_tls,
+            moved: Moved {
+                sent: ended.moved.sent + hello_bytes.sent,
+                received: ended.moved.received + hello_bytes.received,
+            },
+            outcome: ended.outcome,
+        })
+    }
+
+    /// Waits until an exception's connection has to end: with the pod, or with the exception.
+    async fn over(&self, rule: &ExceptionRule) -> CloseReason {
+        let left = Duration::try_from(rule.expires - OffsetDateTime::now_utc()).unwrap_or_default();
+        tokio::select! {
+            () = self.state.closed() => CloseReason::Drain,
+            () = tokio::time::sleep(left) => CloseReason::Expiry,
+        }
+    }
+}
+
+/// A connection that was relayed to its end, or one that is to be reset.
+type Served = Result<Ending, (TcpStream, Ending)>;
+
+fn refuse_unredirected(app: TcpStream, source: SocketAddr, why: impl ToString) {
+    let destination = app.local_addr().unwrap_or(source);
+    reset(app);
+    Begun::now(Direction::Outbound, source, destination).end(Ending::refused("not_captured", why));
+}

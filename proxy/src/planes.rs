@@ -1,0 +1,204 @@
+//! The HTTP planes: health and metrics for the node, admin for whoever is inside the pod. None of
+//! them shows a secret, and none changes anything but the log level.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use metrics::{counter, gauge};
+use metrics_exporter_prometheus::PrometheusHandle;
+use sealwire_link::{Registry, SigningPool};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::confine::Report;
+use crate::logging::LogLevel;
+use crate::state::{Condition, State};
+
+/// Most links that the admin plane lists.
+const MAX_LISTED: usize = 10_000;
+
+/// What the planes show.
+#[derive(Debug)]
+pub struct Planes {
+    /// What is in force.
+    pub state: Arc<State>,
+    /// The live links.
+    pub registry: Arc<Registry>,
+    /// The signing threads, once they run.
+    pub pool: std::sync::OnceLock<Arc<SigningPool>>,
+    /// How the process has locked itself in.
+    pub confinement: Report,
+    /// The metrics.
+    pub metrics: PrometheusHandle,
+    /// Where to change the log level.
+    pub log_level: LogLevel,
+    /// Whether development is allowed.
+    pub development: bool,
+    /// The places of open connections, some of them taken.
+    pub places: Arc<Semaphore>,
+    /// How many places there are.
+    pub connections: usize,
+}
+
+/// Serves a plane on each of the sockets, until the process ends.
+pub fn serve(listeners: Vec<TcpListener>, router: &Router) {
+    for listener in listeners {
+        let router = router.clone();
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "an HTTP plane ended");
+            }
+        });
+    }
+}
+
+/// `/readyz`, `/livez`, and `/healthz` with the details.
+pub fn health(planes: Arc<Planes>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(details))
+        .with_state(planes)
+}
+
+/// `/metrics`, in Prometheus' text format.
+pub fn metrics(planes: Arc<Planes>) -> Router {
+    Router::new().route("/metrics", get(render)).with_state(planes)
+}
+
+/// What is in force, for people inside the pod.
+pub fn admin(planes: Arc<Planes>) -> Router {
+    Router::new()
+        .route("/config", get(config))
+        .route("/certificates", get(certificates))
+        .route("/custody", get(custody))
+        .route("/links", get(links))
+        .route("/log-level", get(|| async { "PUT a level here, such as debug\n" }).put(set_log_level))
+        .with_state(planes)
+}
+
+async fn ready(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    let health = planes.state.health();
+    if health.ready {
+        return "ready\n".into_response();
+    }
+    let why: Vec<_> = health
+        .needs
+        .iter()
+        .filter_map(|(need, condition)| match condition {
+            Condition::Met => None,
+            Condition::Unmet(why) => Some(format!("{}: {why}\n", need.name())),
+        })
+        .chain(health.draining.then(|| "draining\n".to_owned()))
+        .collect();
+    (StatusCode::SERVICE_UNAVAILABLE, why.concat()).into_response()
+}
+
+async fn details(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    let health = planes.state.health();
+    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "health": health,
+        "development": planes.development,
+        "confinement": planes.confinement,
+        "epoch": planes.state.in_force().map(|in_force| in_force.epoch.number()),
+        "links": planes.registry.len(),
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn render(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    planes.refresh();
+    let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (text, planes.metrics.render()).into_response()
+}
+
+async fn config(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    match planes.state.in_force() {
+        Some(in_force) => Json(&in_force.settings.config).into_response(),
+        None => nothing_in_force(),
+    }
+}
+
+async fn certificates(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    match planes.state.in_force() {
+        Some(in_force) => Json(json!({
+            "epoch": in_force.epoch.number(),
+            "own": in_force.epoch.credentials().facts(),
+            "profile": in_force.epoch.profile().name,
+        }))
+        .into_response(),
+        None => nothing_in_force(),
+    }
+}
+
+async fn custody(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    let Some(in_force) = planes.state.in_force() else {
+        return nothing_in_force();
+    };
+    let key = in_force.epoch.credentials().key().clone();
+    // The token is asked, which may take its time.
+    match tokio::task::spawn_blocking(move || (key.custody(), key.signatures())).await {
+        Ok((Ok(custody), signatures)) => {
+            Json(json!({ "custody": custody, "signatures": signatures })).into_response()
+        }
+        Ok((Err(error), _)) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn links(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    Json(planes.registry.list(MAX_LISTED)).into_response()
+}
+
+async fn set_log_level(Shared(planes): Shared<Arc<Planes>>, level: String) -> Response {
+    match planes.log_level.set(level.trim()) {
+        Ok(()) => {
+            tracing::info!(level = level.trim(), "log level changed");
+            "changed\n".into_response()
+        }
+        Err(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
+    }
+}
+
+fn nothing_in_force() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "nothing is in force yet, see /healthz on the health port\n").into_response()
+}
+
+impl Planes {
+    /// Brings the gauges up to now.
+    fn refresh(&self) {
+        let health = self.state.health();
+        gauge!("sealwire_ready").set(f64::from(u8::from(health.ready)));
+        for (need, condition) in &health.needs {
+            let met = matches!(condition, Condition::Met);
+            gauge!("sealwire_need_met", "need" => need.name()).set(f64::from(u8::from(met)));
+        }
+        gauge!("sealwire_development").set(f64::from(u8::from(self.development)));
+        gauge!("sealwire_links_open").set(as_f64(self.registry.len()));
+        let open = self.connections.saturating_sub(self.places.available_permits());
+        gauge!("sealwire_connections_open").set(as_f64(open));
+        if let Some(pool) = self.pool.get() {
+            gauge!("sealwire_handshake_steps_waiting").set(as_f64(pool.waiting()));
+        }
+        if let Some(in_force) = self.state.in_force() {
+            let credentials = in_force.epoch.credentials();
+            let ends = credentials.facts().not_after.unix_timestamp();
+            gauge!("sealwire_certificate_not_after_seconds").set(as_f64(usize::try_from(ends).unwrap_or_default()));
+            gauge!("sealwire_trust_epoch").set(as_f64(usize::try_from(in_force.epoch.number()).unwrap_or(usize::MAX)));
+            counter!("sealwire_signatures_total").absolute(credentials.key().signatures());
+        }
+        self.metrics.run_upkeep();
+    }
+}
+
+/// Exact up to 2^53, beyond anything counted here.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating point, and these numbers are small")]
+fn as_f64(number: usize) -> f64 {
+    number as f64
+}

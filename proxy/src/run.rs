@@ -1,0 +1,276 @@
+//! From a configuration to a running proxy, and to its end. The order matters: sockets first,
+//! then the proxy locks itself in, and only then are threads started and the vendor's module
+//! loaded.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics::counter;
+use sealwire_link::{CloseReason, Direction, Links, LinksConfig, Registry, SigningPool};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::capture::prove::ProofDesk;
+use crate::config::{Config, KeySection, Settings};
+use crate::confine::{Confinement, Report, confine};
+use crate::inbound::Inbound;
+use crate::keeper::{Keeper, KeeperConfig};
+use crate::listen::{Listeners, accept, register};
+use crate::logging::{self, LogLevel};
+use crate::observe::install_metrics;
+use crate::outbound::Outbound;
+use crate::planes::{self, Planes};
+use crate::state::{Condition, Need, State};
+
+/// How the proxy ended; its exit code.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Exit {
+    /// Drained.
+    Drained,
+    /// The configuration is wrong, or a port is taken.
+    Configuration,
+    /// Key or certificate were not usable in time.
+    Identity,
+    /// Capture was not proven in time.
+    Capture,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Drained => 0,
+            Exit::Configuration => 1,
+            Exit::Identity => 2,
+            Exit::Capture => 3,
+        })
+    }
+}
+
+/// Runs the proxy until it is told to end.
+///
+/// # Errors
+/// Before anything runs: a bad configuration, a taken port.
+pub fn run(path: &Path) -> anyhow::Result<Exit> {
+    let settings = Arc::new(Config::load(path)?.settings()?);
+    let log_level = logging::start(&settings.config.log).map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
+    let listeners = Listeners::open(&settings.config.ports)?;
+    let confinement = confine(&what_to_confine(&settings, path));
+    for (measure, state) in confinement.gaps() {
+        tracing::warn!(measure, ?state, "the proxy is not wholly locked in");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.config.limits.workers)
+        .thread_name("sealwire-worker")
+        .enable_all()
+        .build()?;
+    let proxy = Proxy {
+        path: path.to_owned(),
+        settings,
+        log_level,
+        confinement,
+    };
+    runtime.block_on(proxy.serve(listeners))
+}
+
+fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
+    let config = &settings.config;
+    let mut read = config.confinement.read.clone();
+    // Directories, not files: a ConfigMap's files are links that change under the same directory.
+    read.extend(path.parent().map(Path::to_owned));
+    read.extend(config.identity.certificate.parent().map(Path::to_owned));
+    read.extend(config.identity.bundle.parent().map(Path::to_owned));
+    match (&config.key, &settings.key) {
+        (KeySection::Pkcs11(section), sealwire_keys::KeyConfig::Pkcs11(key)) => {
+            read.push(section.module.clone());
+            read.extend(key.uri.pin_source().and_then(Path::parent).map(Path::to_owned));
+        }
+        (KeySection::Memory(section), _) => read.extend(section.file.parent().map(Path::to_owned)),
+        _ => {}
+    }
+    Confinement {
+        landlock: config.confinement.landlock,
+        seccomp: config.confinement.seccomp,
+        read,
+        write: config.confinement.write.clone(),
+    }
+}
+
+struct Proxy {
+    path: PathBuf,
+    settings: Arc<Settings>,
+    log_level: LogLevel,
+    confinement: Report,
+}
+
+impl Proxy {
+    async fn serve(self, listeners: Listeners) -> anyhow::Result<Exit> {
+        let limits = self.settings.config.limits;
+        let state = State::new();
+        let registry = Registry::new();
+        let places = Arc::new(Semaphore::new(limits.connections));
+        let planes = Arc::new(Planes {
+            state: state.clone(),
+            registry: registry.clone(),
+            pool: OnceLock::new(),
+            confinement: self.confinement.clone(),
+            metrics: install_metrics()?,
+            log_level: self.log_level.clone(),
+            development: self.settings.config.development,
+            places: places.clone(),
+            connections: limits.connections,
+        });
+        planes::serve(register(listeners.health)?, &planes::health(planes.clone()));
+        planes::serve(register(listeners.metrics)?, &planes::metrics(planes.clone()));
+        planes::serve(register(listeners.admin)?, &planes::admin(planes.clone()));
+        let mut signals = Signals::install()?;
+        let _keeper = Keeper::start(KeeperConfig {
+            path: self.path.clone(),
+            settings: self.settings.clone(),
+            state: state.clone(),
+            log_level: self.log_level.clone(),
+        })?;
+
+        let first = tokio::select! {
+            first = state.first_in_force() => first,
+            () = tokio::time::sleep(Duration::from_secs(limits.start_seconds)) => {
+                tracing::error!(health = ?state.health().needs, "key or certificate not usable in time");
+                return Ok(Exit::Identity);
+            }
+            () = signals.end() => return Ok(Exit::Drained),
+        };
+        let pool = Arc::new(SigningPool::start(
+            first.epoch.credentials().key().parallelism(),
+            limits.handshakes,
+        )?);
+        // Nobody else sets it.
+        let _ = planes.pool.set(pool.clone());
+        let links = Arc::new(Links::new(LinksConfig {
+            pool,
+            registry: registry.clone(),
+            limits: self.settings.links,
+        }));
+        let desk = Arc::new(ProofDesk::default());
+        let outbound = Arc::new(Outbound {
+            state: state.clone(),
+            links: links.clone(),
+            desk: desk.clone(),
+        });
+        for listener in register(listeners.outbound)? {
+            let outbound = outbound.clone();
+            let serve = move |app, source, place| {
+                let outbound = outbound.clone();
+                tokio::spawn(async move {
+                    outbound.serve(app, source).await;
+                    drop(place);
+                });
+            };
+            tokio::spawn(accept(listener, Direction::Outbound, places.clone(), serve));
+        }
+        let inbound = Arc::new(Inbound {
+            state: state.clone(),
+            links,
+        });
+        for listener in register(listeners.inbound)? {
+            let inbound = inbound.clone();
+            let serve = move |peer, source, place| {
+                let inbound = inbound.clone();
+                tokio::spawn(async move {
+                    inbound.serve(peer, source).await;
+                    drop(place);
+                });
+            };
+            tokio::spawn(accept(listener, Direction::Inbound, places.clone(), serve));
+        }
+
+        tokio::select! {
+            () = self.prove(&state, &desk) => return Ok(Exit::Capture),
+            () = signals.end() => {}
+        }
+        self.drain(&state, &registry, &places).await;
+        Ok(Exit::Drained)
+    }
+
+    /// Proves capture again and again. Returns only when it could not be proven in time at all.
+    async fn prove(&self, state: &State, desk: &ProofDesk) {
+        let capture = &self.settings.config.capture;
+        let deadline = Instant::now() + Duration::from_secs(capture.prove_within_seconds);
+        let mut proven_before = false;
+        loop {
+            // One failure may be a full table or a lost packet; two in a row are not.
+            let proof = match desk.prove().await {
+                Err(_) if proven_before => desk.prove().await,
+                first => first,
+            };
+            let pause = match proof {
+                Ok(proof) => {
+                    tracing::debug!(ipv6 = proof.ipv6, "capture proven");
+                    counter!("sealwire_capture_proofs_total", "outcome" => "ok").increment(1);
+                    proven_before = true;
+                    state.set(Need::Capture, Condition::Met);
+                    Duration::from_secs(capture.prove_every_seconds.max(1))
+                }
+                Err(error) => {
+                    counter!("sealwire_capture_proofs_total", "outcome" => "failed").increment(1);
+                    state.set(Need::Capture, Condition::Unmet(error.to_string()));
+                    if !proven_before && Instant::now() >= deadline {
+                        tracing::error!(%error, "capture not proven in time");
+                        return;
+                    }
+                    Duration::from_millis(500)
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Goes on serving until the pod's connections have ended by themselves: readiness is false,
+    /// and whoever still comes is served, since endpoints are withdrawn later than this begins.
+    async fn drain(&self, state: &State, registry: &Registry, places: &Semaphore) {
+        let section = self.settings.config.drain;
+        let all = self.settings.config.limits.connections;
+        let deadline = Instant::now() + Duration::from_secs(section.seconds);
+        let quiet = Duration::from_secs(section.quiet_seconds);
+        state.drain();
+        tracing::info!(seconds = section.seconds, "draining");
+        let mut quiet_since = None;
+        while Instant::now() < deadline {
+            if places.available_permits() < all {
+                quiet_since = None;
+            } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= quiet {
+                tracing::info!("drained: no connection is open");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let told = registry.close(CloseReason::Drain, |_| true);
+        state.close();
+        tracing::warn!(links = told, "drain time is over: what was still open has been closed");
+        // Long enough for the resets and the records.
+        let all = u32::try_from(all).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What is in force, and whether the proxy may let anything flow. Written by the trust keeper and
+//! the prover, read by everything else.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sealwire_identity::Epoch;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::config::Settings;
+
+/// One immutable snapshot: the policy together with the trust that it is applied with. A decision
+/// and the link that follows from it come from the same one.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// Own key and certificate, and whom to trust. Its number is the snapshot's.
+    pub epoch: Arc<Epoch>,
+}
+
+/// Something that has to be so before anything may flow.
+#[derive(Copy, Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Need {
+    /// The private key signs.
+    Key,
+    /// The certificate is valid and belongs to the key.
+    Certificate,
+    /// The kernel's capture rules work.
+    Capture,
+}
+
+impl Need {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Key, Self::Certificate, Self::Capture];
+
+    /// Name in health and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Certificate => "certificate",
+            Self::Capture => "capture",
+        }
+    }
+}
+
+/// Whether a need is met.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "detail")]
+pub enum Condition {
+    /// It is.
+    Met,
+    /// Not so, and what to do about it.
+    Unmet(String),
+}
+
+/// The proxy's state.
+#[derive(Debug)]
+pub struct State {
+    in_force: watch::Sender<Option<Arc<InForce>>>,
+    conditions: Mutex<BTreeMap<Need, Condition>>,
+    notes: Mutex<BTreeMap<&'static str, String>>,
+    draining: watch::Sender<bool>,
+    closing: watch::Sender<bool>,
+}
+
+/// Health as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// Whether traffic should be sent here.
+    pub ready: bool,
+    /// Whether the pod is ending.
+    pub draining: bool,
+    /// Each need.
+    pub needs: BTreeMap<Need, Condition>,
+    /// What is not as it should be, without stopping anything.
+    pub notes: BTreeMap<&'static str, String>,
+}
+
+impl State {
+    /// Nothing is in force, and nothing may flow.
+    pub fn new() -> Arc<Self> {
+        let waiting = |need: Need| (need, Condition::Unmet("not yet looked at".to_owned()));
+        Arc::new(Self {
+            in_force: watch::Sender::new(None),
+            conditions: Mutex::new(Need::ALL.map(waiting).into()),
+            notes: Mutex::default(),
+            draining: watch::Sender::new(false),
+            closing: watch::Sender::new(false),
+        })
+    }
+
+    /// The snapshot in force, where everything that is needed is so; else the needs that are not.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn flowing(&self) -> Result<Arc<InForce>, String> {
+        let conditions = lock(&self.conditions);
+        let missing: Vec<_> = conditions
+            .iter()
+            .filter_map(|(need, condition)| match condition {
+                Condition::Met => None,
+                Condition::Unmet(why) => Some(format!("{}: {why}", need.name())),
+            })
+            .collect();
+        drop(conditions);
+        if !missing.is_empty() {
+            return Err(missing.join("; "));
+        }
+        match self.in_force() {
+            Some(in_force) if in_force.epoch.is_valid() => Ok(in_force),
+            Some(_) => Err("certificate: it is past its end: renew it".to_owned()),
+            None => Err("certificate: not yet loaded".to_owned()),
+        }
+    }
+
+    /// The snapshot in force, if any.
+    pub fn in_force(&self) -> Option<Arc<InForce>> {
+        self.in_force.borrow().clone()
+    }
+
+    /// Puts a snapshot in force.
+    pub fn publish(&self, in_force: InForce) {
+        self.in_force.send_replace(Some(Arc::new(in_force)));
+    }
+
+    /// Waits until a snapshot is in force.
+    pub async fn first_in_force(&self) -> Arc<InForce> {
+        let mut changes = self.in_force.subscribe();
+        loop {
+            if let Some(in_force) = changes.borrow_and_update().clone() {
+                return in_force;
+            }
+            // The sender lives in self, so the channel cannot close.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Says whether a need is met; one log line a change.
+    pub fn set(&self, need: Need, condition: Condition) {
+        let mut conditions = lock(&self.conditions);
+        let was_met = matches!(conditions.get(&need), Some(Condition::Met));
+        match (&condition, was_met) {
+            (Condition::Met, false) => tracing::info!(need = need.name(), "need met"),
+            (Condition::Unmet(why), true) => {
+                tracing::error!(need = need.name(), why, "need no longer met: nothing new flows");
+            }
+            (Condition::Unmet(why), false) => tracing::warn!(need = need.name(), why, "waiting for a need"),
+            (Condition::Met, true) => {}
+        }
+        conditions.insert(need, condition);
+    }
+
+    /// Sets or clears a note: something to mend that stops nothing.
+    pub fn note(&self, name: &'static str, note: Option<String>) {
+        let mut notes = lock(&self.notes);
+        if notes.get(name) == note.as_ref() {
+            return;
+        }
+        match note {
+            Some(note) => {
+                tracing::warn!(name, note, "to mend");
+                notes.insert(name, note);
+            }
+            None => {
+                notes.remove(name);
+            }
+        }
+    }
+
+    /// Begins to drain: readiness is false from here on.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Ends every connection that is still open.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Waits until every connection is to end.
+    pub async fn closed(&self) {
+        // The sender lives in self, so waiting cannot fail.
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
+    }
+
+    /// Health as it is now.
+    pub fn health(&self) -> Health {
+        let draining = *self.draining.borrow();
+        let mut needs = lock(&self.conditions).clone();
+        if let Err(why) = self.flowing()
+            && needs.values().all(|condition| matches!(condition, Condition::Met))
+        {
+            needs.insert(Need::Certificate, Condition::Unmet(why));
+        }
+        Health {
+            ready: !draining && self.flowing().is_ok(),
+            draining,
+            needs,
+            notes: lock(&self.notes).clone(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks can leave a map half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
