@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Pods as network namespaces on one machine, as root and without, and what their wire carries.
+//! For tests and for `sealwire demo`; nothing that is shipped to a cluster uses it.
+//!
+//! A [`World`] is a network of its own, held by one process; everything in it ends with it. It is
+//! built with the tools of the system (`unshare`, `nsenter`, `ip`, `setpriv`, `tcpdump`), so that
+//! what runs in a pod is started as a container runtime would start it.
+
+mod command;
+mod wire;
+mod world;
+
+pub use command::{Capabilities, Finished, PodCommand, Process, assert_eventually};
+pub use wire::{Capture, Flow, Wire};
+pub use world::{Pod, Privilege, World, WorldError};
