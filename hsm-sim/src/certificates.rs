@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use sealwire_identity::RemoteKey;
 use serde::Serialize;
@@ -79,17 +80,23 @@ impl Store {
     /// See [`Error`].
     pub fn issue(&self, issue: &Issue) -> Result<Certified, Error> {
         let mut serial = [0; 16];
-        rustix::rand::getrandom(&mut serial, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
+        rustix::rand::getrandom(&mut serial, rustix::rand::GetRandomFlags::empty())
+            .map_err(failed)?;
         // Positive and of full length (RFC 5280 section 4.1.2.2).
         serial[0] = serial[0] & 0x7f | 0x40;
-        let not_before = issue.not_before.unwrap_or_else(|| OffsetDateTime::now_utc() - BACKDATED);
+        let not_before = issue
+            .not_before
+            .unwrap_or_else(|| OffsetDateTime::now_utc() - BACKDATED);
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.not_before = not_before;
         params.not_after = issue.not_after;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         params.subject_alt_names = names(issue)?;
 
@@ -100,7 +107,8 @@ impl Store {
         let certificate = match &issue.subject {
             Subject::Key { token, label } => {
                 let key = self.open_key(token, label)?;
-                let public = SubjectPublicKeyInfo::from_der(key.public_key().spki_der()).map_err(failed)?;
+                let public =
+                    SubjectPublicKeyInfo::from_der(key.public_key().spki_der()).map_err(failed)?;
                 params.signed_by(&public, &issuer)
             }
             Subject::Request(pem) => {
@@ -133,7 +141,9 @@ impl Store {
         let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, format!("{trust_domain} CA"));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("{trust_domain} CA"));
         params.not_before = now - BACKDATED;
         params.not_after = now + CA_LIFETIME;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -148,7 +158,10 @@ impl Store {
 
 fn names(issue: &Issue) -> Result<Vec<SanType>, Error> {
     let uris = issue.uris.iter().map(|uri| Ok(SanType::URI(ia5(uri)?)));
-    let addresses = issue.addresses.iter().map(|address| Ok(SanType::IpAddress(*address)));
+    let addresses = issue
+        .addresses
+        .iter()
+        .map(|address| Ok(SanType::IpAddress(*address)));
     uris.chain(addresses).collect()
 }
 

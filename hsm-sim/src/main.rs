@@ -183,7 +183,12 @@ impl Action {
                     algorithm,
                     allow_duplicate,
                 })?;
-                answer(json, &made, || format!("made a {algorithm} key that cannot leave its token\nuri: {}\n", made.uri))
+                answer(json, &made, || {
+                    format!(
+                        "made a {algorithm} key that cannot leave its token\nuri: {}\n",
+                        made.uri
+                    )
+                })
             }
             Self::Request {
                 token,
@@ -201,7 +206,10 @@ impl Action {
                 answer(json, &tokens, || table(&tokens))
             }
             Self::Env => {
-                say(&format!("export SOFTHSM2_CONF={}\n", store.softhsm_conf().display()));
+                say(&format!(
+                    "export SOFTHSM2_CONF={}\n",
+                    store.softhsm_conf().display()
+                ));
                 Ok(())
             }
         }
@@ -212,24 +220,34 @@ impl IssueArguments {
     fn execute(self, store: &Store, json: bool) -> anyhow::Result<()> {
         let subject = match (self.token, self.label, &self.csr) {
             (Some(token), Some(label), None) => Subject::Key { token, label },
-            (None, _, Some(csr)) => {
-                Subject::Request(fs::read_to_string(csr).with_context(|| csr.display().to_string())?)
-            }
+            (None, _, Some(csr)) => Subject::Request(
+                fs::read_to_string(csr).with_context(|| csr.display().to_string())?,
+            ),
             _ => bail!("name the key by --token and --label, or a request by --csr"),
         };
         let mut certified = store.issue(&Issue {
             subject,
-            uris: [Some(self.spiffe_id.to_string()), self.unsafe_extra_uri].into_iter().flatten().collect(),
+            uris: [Some(self.spiffe_id.to_string()), self.unsafe_extra_uri]
+                .into_iter()
+                .flatten()
+                .collect(),
             addresses: self.ip,
             not_before: self.unsafe_not_before,
-            not_after: self.unsafe_not_after.unwrap_or_else(|| OffsetDateTime::now_utc() + self.lifetime),
+            not_after: self
+                .unsafe_not_after
+                .unwrap_or_else(|| OffsetDateTime::now_utc() + self.lifetime),
         })?;
         match self.out {
             Some(out) => {
                 fs::write(&out, &certified.pem).with_context(|| out.display().to_string())?;
                 certified.certificate = Some(out.clone());
                 answer(json, &certified, || {
-                    format!("{} until {}: {}\n", certified.spiffe_id, certified.not_after, out.display())
+                    format!(
+                        "{} until {}: {}\n",
+                        certified.spiffe_id,
+                        certified.not_after,
+                        out.display()
+                    )
                 })
             }
             None => {
@@ -248,8 +266,15 @@ fn table(tokens: &[hsm_sim::ShownToken]) -> String {
     };
     let mut text = String::new();
     for token in tokens {
-        text += &format!("token {} ({}, serial {})\n", token.label, token.model, token.serial);
-        for object in token.objects.iter().filter(|object| object.class.contains("PRIVATE")) {
+        text += &format!(
+            "token {} ({}, serial {})\n",
+            token.label, token.model, token.serial
+        );
+        for object in token
+            .objects
+            .iter()
+            .filter(|object| object.class.contains("PRIVATE"))
+        {
             text += &format!(
                 "  {} id {} {}: sensitive {} (always {}), extractable {} (never {}), made here {}\n",
                 object.label,
@@ -266,7 +291,11 @@ fn table(tokens: &[hsm_sim::ShownToken]) -> String {
     text
 }
 
-fn answer<T: serde::Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+fn answer<T: serde::Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
     if json {
         say(&format!("{}\n", serde_json::to_string_pretty(value)?));
     } else {
@@ -284,7 +313,9 @@ fn owner(text: &str) -> Result<(u32, u32), String> {
 fn lifetime(text: &str) -> Result<time::Duration, String> {
     let help = || format!("{text:?}: write it as 90s, 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(help)?;
-    let number: i64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| help())?;
+    let number: i64 = text[..text.len() - unit.len_utf8()]
+        .parse()
+        .map_err(|_| help())?;
     let seconds = match unit {
         's' => 1,
         'm' => 60,
@@ -299,7 +330,8 @@ fn lifetime(text: &str) -> Result<time::Duration, String> {
 }
 
 fn instant(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|error| format!("{text:?}: {error}: write it as 2026-01-31T00:00:00Z"))
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|error| format!("{text:?}: {error}: write it as 2026-01-31T00:00:00Z"))
 }
 
 fn hex(text: &str) -> Result<Id, String> {
@@ -307,16 +339,27 @@ fn hex(text: &str) -> Result<Id, String> {
     if digits.is_empty() || digits.len() % 2 != 0 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(format!("{text:?}: write pairs of hexadecimal digits"));
     }
-    let byte = |i: usize| u8::from_str_radix(&text[i..i + 2], 16).map_err(|error| error.to_string());
-    (0..digits.len()).step_by(2).map(byte).collect::<Result<_, _>>().map(Id)
+    let byte =
+        |i: usize| u8::from_str_radix(&text[i..i + 2], 16).map_err(|error| error.to_string());
+    (0..digits.len())
+        .step_by(2)
+        .map(byte)
+        .collect::<Result<_, _>>()
+        .map(Id)
 }
 
-#[allow(clippy::print_stdout, reason = "a command's answer goes to standard output")]
+#[allow(
+    clippy::print_stdout,
+    reason = "a command's answer goes to standard output"
+)]
 fn say(text: &str) {
     print!("{text}");
 }
 
-#[allow(clippy::print_stderr, reason = "the one place where the program says why it ended")]
+#[allow(
+    clippy::print_stderr,
+    reason = "the one place where the program says why it ended"
+)]
 fn complain(error: &anyhow::Error) {
     eprintln!("hsm-sim: {error:#}");
 }

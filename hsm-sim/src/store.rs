@@ -77,7 +77,9 @@ pub enum Error {
     #[error("{0:?} cannot be a name here: use letters, digits, '-' and '_', at most 32")]
     Name(String),
     /// There is a key of that label.
-    #[error("token {token:?} has a key labelled {label:?} already: choose another label, or say --allow-duplicate")]
+    #[error(
+        "token {token:?} has a key labelled {label:?} already: choose another label, or say --allow-duplicate"
+    )]
     Duplicate {
         /// The token.
         token: String,
@@ -112,7 +114,11 @@ impl Store {
         if directory.join("softhsm2.conf").exists() {
             return Err(Error::Exists(directory.to_owned()));
         }
-        for path in [directory.to_owned(), store.directory.join("tokens"), store.directory.join("pins")] {
+        for path in [
+            directory.to_owned(),
+            store.directory.join("tokens"),
+            store.directory.join("pins"),
+        ] {
             DirBuilder::new()
                 .mode(0o700)
                 .recursive(true)

@@ -163,7 +163,10 @@ impl Store {
             tokens.push(ShownToken {
                 serial: info.serial_number().trim_end().to_owned(),
                 model: info.model().trim_end().to_owned(),
-                objects: objects.into_iter().map(|object| show(&session, object)).collect::<Result<_, _>>()?,
+                objects: objects
+                    .into_iter()
+                    .map(|object| show(&session, object))
+                    .collect::<Result<_, _>>()?,
                 label,
             });
         }
@@ -214,19 +217,25 @@ impl Store {
     /// A random PIN of 128 bits, also written to a file for its owner alone.
     fn new_pin(&self, path: &std::path::Path) -> Result<AuthPin, Error> {
         let mut random = [0; 16];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|error| Error::File {
-            path: path.to_owned(),
-            source: error.into(),
-        })?;
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(
+            |error| Error::File {
+                path: path.to_owned(),
+                source: error.into(),
+            },
+        )?;
         let pin = hex(&random);
         self.write(path, pin.as_bytes())?;
         Ok(AuthPin::new(pin.into()))
     }
 
     fn log_in(&self, context: &Pkcs11, slot: Slot, token: &str) -> Result<Session, Error> {
-        let pin = SecretFile::read(&self.pin_file(token)).map_err(sealwire_keys::OpenError::from)?;
+        let pin =
+            SecretFile::read(&self.pin_file(token)).map_err(sealwire_keys::OpenError::from)?;
         let session = context.open_rw_session(slot)?;
-        session.login_with_raw(UserType::User, &RawAuthPin::new(Box::new(pin.expose().to_vec())))?;
+        session.login_with_raw(
+            UserType::User,
+            &RawAuthPin::new(Box::new(pin.expose().to_vec())),
+        )?;
         Ok(session)
     }
 }
@@ -241,7 +250,11 @@ impl FromStr for KeyAlgorithm {
             "rsa2048" => Self::Rsa2048,
             "rsa3072" => Self::Rsa3072,
             "ed25519" => Self::Ed25519,
-            other => return Err(format!("{other:?}: use p256, p384, rsa2048, rsa3072 or ed25519")),
+            other => {
+                return Err(format!(
+                    "{other:?}: use p256, p384, rsa2048, rsa3072 or ed25519"
+                ));
+            }
         })
     }
 }
@@ -275,10 +288,17 @@ fn generate(session: &Session, new: &NewKey, id: &[u8]) -> Result<(), Error> {
     ]);
     // Named curves in DER: OBJECT IDENTIFIER prime256v1, secp384r1, Ed25519.
     let curve = |oid: &[u8]| Attribute::EcParams(oid.to_vec());
-    let rsa = |bits: u64| [Attribute::ModulusBits(bits.into()), Attribute::PublicExponent(vec![1, 0, 1])];
+    let rsa = |bits: u64| {
+        [
+            Attribute::ModulusBits(bits.into()),
+            Attribute::PublicExponent(vec![1, 0, 1]),
+        ]
+    };
     let mechanism = match new.algorithm {
         KeyAlgorithm::P256 => {
-            public.push(curve(&[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]));
+            public.push(curve(&[
+                0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07,
+            ]));
             Mechanism::EccKeyPairGen
         }
         KeyAlgorithm::P384 => {

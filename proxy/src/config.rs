@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 pub use settings::Settings;
 pub(crate) use settings::{check_net, patterns};
 pub use types::{
-    CaptureSection, Config, Confinement, DrainSection, ExceptionKind, ExceptionRule, IdentitySection, InboundRule,
-    InboundSection, KeySection, LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section,
-    Ports, ServiceRule,
+    CaptureSection, Config, Confinement, DrainSection, ExceptionKind, ExceptionRule,
+    IdentitySection, InboundRule, InboundSection, KeySection, LimitsSection, LogFormat, LogSection,
+    MemorySection, MeshSection, Pkcs11Section, Ports, ServiceRule,
 };
 
 /// The largest configuration that is read, in bytes: what a ConfigMap can hold.
@@ -27,7 +27,9 @@ pub const MAX_BYTES: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("cannot read {path}: {source}: mount the configuration there, or name another with --config")]
+    #[error(
+        "cannot read {path}: {source}: mount the configuration there, or name another with --config"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -59,7 +61,11 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(crate) fn invalid(field: impl Into<String>, problem: impl ToString, fix: impl Into<String>) -> Self {
+    pub(crate) fn invalid(
+        field: impl Into<String>,
+        problem: impl ToString,
+        fix: impl Into<String>,
+    ) -> Self {
         Self::Invalid {
             field: field.into(),
             problem: problem.to_string(),
@@ -101,7 +107,9 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         .read_to_string(&mut text)
         .map_err(failed)?;
     if u64::try_from(text.len()).is_ok_and(|length| length > MAX_BYTES) {
-        return Err(ConfigError::TooLarge { path: path.to_owned() });
+        return Err(ConfigError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     Ok(text)
 }
@@ -140,14 +148,20 @@ mod tests {
 
     #[test]
     fn an_inline_pin_is_refused_and_not_repeated() {
-        let message = refusal(&example_with("pin-source=file:/run/secrets/sealwire/pin", "pin-value=98765"));
+        let message = refusal(&example_with(
+            "pin-source=file:/run/secrets/sealwire/pin",
+            "pin-value=98765",
+        ));
         assert!(message.contains("pin-source"), "{message}");
         assert!(!message.contains("98765"), "{message}");
     }
 
     #[test]
     fn a_syntax_error_does_not_quote_the_file() {
-        let message = refusal(&example_with("pin-source=file:/run/secrets/sealwire/pin\"", "pin-value=98765\"\n    nonsense: 1"));
+        let message = refusal(&example_with(
+            "pin-source=file:/run/secrets/sealwire/pin\"",
+            "pin-value=98765\"\n    nonsense: 1",
+        ));
         assert!(!message.contains("98765"), "{message}");
     }
 
@@ -162,25 +176,37 @@ mod tests {
 
     #[test]
     fn an_exception_without_a_reason_is_refused() {
-        let message = refusal(&example_with("reason: Names of Services and hosts", "reason: \"\""));
+        let message = refusal(&example_with(
+            "reason: Names of Services and hosts",
+            "reason: \"\"",
+        ));
         assert!(message.contains("exceptions[0].reason"), "{message}");
     }
 
     #[test]
     fn two_rules_for_the_same_destination_and_port_are_refused() {
-        let message = refusal(&example_with("destination: 203.0.113.7/32", "destination: 198.19.0.10/32").replace("[5432]", "[443]"));
+        let message = refusal(
+            &example_with("destination: 203.0.113.7/32", "destination: 198.19.0.10/32")
+                .replace("[5432]", "[443]"),
+        );
         assert!(message.contains("198.19.0.10/32"), "{message}");
     }
 
     #[test]
     fn a_service_without_identities_is_refused() {
-        let message = refusal(&example_with("identities: [\"spiffe://mesh.example/ns/shop/sa/web\"]", "identities: []"));
+        let message = refusal(&example_with(
+            "identities: [\"spiffe://mesh.example/ns/shop/sa/web\"]",
+            "identities: []",
+        ));
         assert!(message.contains("mesh.services[0].identities"), "{message}");
     }
 
     #[test]
     fn a_bad_spiffe_pattern_is_named() {
-        let message = refusal(&example_with("spiffe://mesh.example/ns/shop/**", "https://mesh.example"));
+        let message = refusal(&example_with(
+            "spiffe://mesh.example/ns/shop/**",
+            "https://mesh.example",
+        ));
         assert!(message.contains("inbound.allow[0].from"), "{message}");
     }
 

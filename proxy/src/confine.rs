@@ -70,7 +70,9 @@ impl Report {
             ("landlock", &self.landlock),
             ("seccomp", &self.seccomp),
         ];
-        all.into_iter().filter(|(_, measure)| **measure != Measure::On).collect()
+        all.into_iter()
+            .filter(|(_, measure)| **measure != Measure::On)
+            .collect()
     }
 }
 
@@ -83,8 +85,9 @@ pub fn confine(confinement: &Confinement) -> Report {
     let off = || Measure::Off("switched off in the configuration".to_owned());
     Report {
         not_dumpable: Measure::of(
-            rustix::process::setrlimit(Resource::Core, no_core)
-                .and_then(|()| rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)),
+            rustix::process::setrlimit(Resource::Core, no_core).and_then(|()| {
+                rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            }),
         ),
         no_new_privileges: Measure::of(rustix::thread::set_no_new_privs(true)),
         landlock: if confinement.landlock {

@@ -37,7 +37,13 @@ impl Inbound {
     pub async fn serve(&self, peer: TcpStream, source: SocketAddr) {
         let destination = match original_destination(&peer) {
             Ok(Some(destination)) if !destination.ip().to_canonical().is_loopback() => destination,
-            Ok(_) => return refuse_unredirected(peer, source, "it was addressed to the proxy's own port, or to loopback"),
+            Ok(_) => {
+                return refuse_unredirected(
+                    peer,
+                    source,
+                    "it was addressed to the proxy's own port, or to loopback",
+                );
+            }
             Err(error) => return refuse_unredirected(peer, source, error),
         };
         let begun = Begun::now(Direction::Inbound, source, destination);
@@ -101,9 +107,14 @@ impl Inbound {
             Ok(Ok(app)) => Ok(app),
             Ok(Err(error)) => Err((
                 "application_unreachable",
-                format!("the application does not answer at {destination}: {error}: is it listening on the pod's address or on all addresses?"),
+                format!(
+                    "the application does not answer at {destination}: {error}: is it listening on the pod's address or on all addresses?"
+                ),
             )),
-            Err(_) => Err(("application_unreachable", format!("the application did not accept at {destination} within {HANDOVER:?}"))),
+            Err(_) => Err((
+                "application_unreachable",
+                format!("the application did not accept at {destination} within {HANDOVER:?}"),
+            )),
         }
     }
 }

@@ -104,7 +104,10 @@ impl Work {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) => {
-                let problem = format!("cannot read {}: {error}: the last good one stays in force", self.path.display());
+                let problem = format!(
+                    "cannot read {}: {error}: the last good one stays in force",
+                    self.path.display()
+                );
                 return self.state.note("config", Some(problem));
             }
         };
@@ -120,13 +123,19 @@ impl Work {
                 self.state.note("config", None);
                 self.say_what_needs_a_restart();
                 if let Err(problem) = self.log_level.set(&self.settings.config.log.level) {
-                    self.state.note("config", Some(format!("log.level: {problem}")));
+                    self.state
+                        .note("config", Some(format!("log.level: {problem}")));
                 }
-                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "ok").increment(1);
+                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "ok")
+                    .increment(1);
             }
             Err(error) => {
-                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "refused").increment(1);
-                self.state.note("config", Some(format!("{error} (the last good one stays in force)")));
+                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "refused")
+                    .increment(1);
+                self.state.note(
+                    "config",
+                    Some(format!("{error} (the last good one stays in force)")),
+                );
             }
         }
     }
@@ -140,10 +149,19 @@ impl Work {
             ("confinement", was.confinement != is.confinement),
             ("log.format", was.log.format != is.log.format),
         ];
-        let changed: Vec<_> = fixed.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        let changed: Vec<_> = fixed
+            .iter()
+            .filter(|(_, differs)| *differs)
+            .map(|(name, _)| *name)
+            .collect();
         self.state.note(
             "restart",
-            (!changed.is_empty()).then(|| format!("changed, but in force only after a restart: {}", changed.join(", "))),
+            (!changed.is_empty()).then(|| {
+                format!(
+                    "changed, but in force only after a restart: {}",
+                    changed.join(", ")
+                )
+            }),
         );
         let rules_differ = self.started_with.capture != self.settings.capture;
         self.state.note(
@@ -170,12 +188,20 @@ impl Work {
                     "key signs"
                 );
                 if key.development() {
-                    self.state.note("development", Some("the key is in memory: anybody who reads this process has it".to_owned()));
+                    self.state.note(
+                        "development",
+                        Some(
+                            "the key is in memory: anybody who reads this process has it"
+                                .to_owned(),
+                        ),
+                    );
                 }
                 self.key = Some(key);
                 self.state.set(Need::Key, Condition::Met);
             }
-            Err(error) => self.state.set(Need::Key, Condition::Unmet(error.to_string())),
+            Err(error) => self
+                .state
+                .set(Need::Key, Condition::Unmet(error.to_string())),
         }
     }
 
@@ -186,21 +212,33 @@ impl Work {
             certificate: identity.certificate.clone(),
             bundle: identity.bundle.clone(),
         };
-        let result = issuer.obtain(key).map_err(|error| error.to_string()).and_then(|issued| {
-            if self.loaded.as_ref().is_some_and(|loaded| loaded.is_same(&issued, &self.settings)) {
-                return Ok(None);
-            }
-            self.epoch(&issued).map(|epoch| Some((issued, epoch)))
-        });
+        let result = issuer
+            .obtain(key)
+            .map_err(|error| error.to_string())
+            .and_then(|issued| {
+                if self
+                    .loaded
+                    .as_ref()
+                    .is_some_and(|loaded| loaded.is_same(&issued, &self.settings))
+                {
+                    return Ok(None);
+                }
+                self.epoch(&issued).map(|epoch| Some((issued, epoch)))
+            });
         match result {
             Ok(None) => {
                 self.state.note("certificate", None);
                 self.warn_of_the_end();
             }
             Ok(Some((issued, epoch))) => self.put_in_force(issued, epoch),
-            Err(problem) if self.loaded.is_none() => self.state.set(Need::Certificate, Condition::Unmet(problem)),
+            Err(problem) if self.loaded.is_none() => {
+                self.state.set(Need::Certificate, Condition::Unmet(problem))
+            }
             Err(problem) => {
-                self.state.note("certificate", Some(format!("{problem} (the last good one stays in force)")));
+                self.state.note(
+                    "certificate",
+                    Some(format!("{problem} (the last good one stays in force)")),
+                );
             }
         }
     }
@@ -248,7 +286,12 @@ impl Work {
         let late = facts.not_before + (facts.not_after - facts.not_before) * 2 / 3;
         self.state.note(
             "renewal",
-            (now > late).then(|| format!("the certificate ends at {} and has not been renewed", facts.not_after)),
+            (now > late).then(|| {
+                format!(
+                    "the certificate ends at {} and has not been renewed",
+                    facts.not_after
+                )
+            }),
         );
     }
 }

@@ -38,8 +38,14 @@ impl Listeners {
     /// # Errors
     /// When a port is taken, with its name in the message.
     pub fn open(ports: &Ports) -> io::Result<Self> {
-        let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let everywhere = [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ];
+        let loopback = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
         let open = |name, addresses, port| open(name, addresses, port);
         Ok(Self {
             outbound: open("outbound", everywhere, ports.outbound)?,
@@ -57,8 +63,12 @@ pub(crate) fn register(listeners: Vec<StdListener>) -> io::Result<Vec<TcpListene
 }
 
 /// Accepts for ever and hands each connection, with its place among the open ones, to `serve`.
-pub(crate) async fn accept<F>(listener: TcpListener, direction: Direction, places: Arc<Semaphore>, serve: F)
-where
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    direction: Direction,
+    places: Arc<Semaphore>,
+    serve: F,
+) where
     F: Fn(TcpStream, SocketAddr, OwnedSemaphorePermit),
 {
     let mut pause = Duration::from_millis(5);
@@ -73,7 +83,8 @@ where
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
-                counter!("sealwire_accept_errors_total", "direction" => direction.name()).increment(1);
+                counter!("sealwire_accept_errors_total", "direction" => direction.name())
+                    .increment(1);
                 tracing::warn!(%error, direction = direction.name(), ?pause, "cannot accept, pausing");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -95,7 +106,9 @@ fn refuse(socket: TcpStream, source: SocketAddr, direction: Direction) {
 fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
     )
 }
 
@@ -106,7 +119,9 @@ fn open(name: &str, addresses: [IpAddr; 2], port: u16) -> io::Result<Vec<StdList
             Ok(listener) => listeners.push(listener),
             Err(error) if ip.is_ipv6() && has_no_ipv6(&error) => {}
             Err(error) => {
-                let message = format!("cannot listen on {ip} port {port} (ports.{name}): {error}: free the port, or choose another");
+                let message = format!(
+                    "cannot listen on {ip} port {port} (ports.{name}): {error}: free the port, or choose another"
+                );
                 return Err(io::Error::new(error.kind(), message));
             }
         }
@@ -128,5 +143,7 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
 
 fn has_no_ipv6(error: &io::Error) -> bool {
     let absent = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| absent.iter().any(|errno| errno.raw_os_error() == code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| absent.iter().any(|errno| errno.raw_os_error() == code))
 }

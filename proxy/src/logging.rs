@@ -37,7 +37,10 @@ impl fmt::Debug for LogLevel {
 pub fn start(section: &LogSection) -> Result<LogLevel, String> {
     let (filter, handle) = reload::Layer::new(parse(&section.level)?);
     let lines = match section.format {
-        LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .boxed(),
         LogFormat::Text => tracing_subscriber::fmt::layer().boxed(),
     };
     tracing_subscriber::registry()
@@ -53,5 +56,6 @@ fn change(handle: &Handle<EnvFilter, Registry>, filter: EnvFilter) -> Result<(),
 }
 
 fn parse(level: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(level).map_err(|error| format!("{error}: write error, warn, info, debug or trace"))
+    EnvFilter::try_new(level)
+        .map_err(|error| format!("{error}: write error, warn, info, debug or trace"))
 }

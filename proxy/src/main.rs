@@ -74,7 +74,10 @@ impl Command {
                     say(&spec.ruleset());
                 } else {
                     capture::apply(&spec)?;
-                    say(&format!("capture rules in place, sha256 {}\n", spec.digest()));
+                    say(&format!(
+                        "capture rules in place, sha256 {}\n",
+                        spec.digest()
+                    ));
                 }
             }
             Self::Check { config } => {
@@ -83,7 +86,8 @@ impl Command {
             }
             Self::Reference { json: false } => say(&reference::markdown()),
             Self::Reference { json: true } => {
-                let schema = serde_json::to_string_pretty(&reference::json_schema()).context("JSON Schema")?;
+                let schema = serde_json::to_string_pretty(&reference::json_schema())
+                    .context("JSON Schema")?;
                 say(&format!("{schema}\n"));
             }
         }
@@ -91,12 +95,18 @@ impl Command {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "a command's answer goes to standard output")]
+#[allow(
+    clippy::print_stdout,
+    reason = "a command's answer goes to standard output"
+)]
 fn say(text: &str) {
     print!("{text}");
 }
 
-#[allow(clippy::print_stderr, reason = "the one place where the program says why it ended")]
+#[allow(
+    clippy::print_stderr,
+    reason = "the one place where the program says why it ended"
+)]
 fn complain(error: &anyhow::Error) {
     eprintln!("sealwire-proxy: {error:#}");
 }

@@ -9,7 +9,9 @@ use sealwire_link::{Direction, LinkFacts, Moved, Outcome, Record, Treatment};
 use time::OffsetDateTime;
 
 /// Bounds of the buckets of durations, in seconds: from a resumed handshake to a slow HSM's.
-const SECONDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+const SECONDS: [f64; 11] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
+];
 
 /// Installs the process's metrics and describes them.
 ///
@@ -19,23 +21,56 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .install_recorder()?;
-    describe_counter!("sealwire_connections_opened_total", "Application connections, by how they ended");
-    describe_counter!("sealwire_refused_total", "Connections that were refused, by reason");
+    describe_counter!(
+        "sealwire_connections_opened_total",
+        "Application connections, by how they ended"
+    );
+    describe_counter!(
+        "sealwire_refused_total",
+        "Connections that were refused, by reason"
+    );
     describe_counter!("sealwire_bytes_total", "Application bytes moved");
-    describe_counter!("sealwire_exceptions_total", "Connections that a declared exception let through");
-    describe_counter!("sealwire_accept_errors_total", "Times that accepting a connection failed");
-    describe_counter!("sealwire_reloads_total", "Changes of configuration or certificates, by outcome");
+    describe_counter!(
+        "sealwire_exceptions_total",
+        "Connections that a declared exception let through"
+    );
+    describe_counter!(
+        "sealwire_accept_errors_total",
+        "Times that accepting a connection failed"
+    );
+    describe_counter!(
+        "sealwire_reloads_total",
+        "Changes of configuration or certificates, by outcome"
+    );
     describe_counter!("sealwire_signatures_total", "Signatures made by the key");
-    describe_counter!("sealwire_capture_proofs_total", "Proofs of capture, by outcome");
-    describe_histogram!("sealwire_handshake_seconds", "Time from a connected socket to a sealed link");
-    describe_gauge!("sealwire_connections_open", "Application connections open now");
+    describe_counter!(
+        "sealwire_capture_proofs_total",
+        "Proofs of capture, by outcome"
+    );
+    describe_histogram!(
+        "sealwire_handshake_seconds",
+        "Time from a connected socket to a sealed link"
+    );
+    describe_gauge!(
+        "sealwire_connections_open",
+        "Application connections open now"
+    );
     describe_gauge!("sealwire_links_open", "Sealed links open now");
-    describe_gauge!("sealwire_handshake_steps_waiting", "Handshake steps waiting for a signing thread");
+    describe_gauge!(
+        "sealwire_handshake_steps_waiting",
+        "Handshake steps waiting for a signing thread"
+    );
     describe_gauge!("sealwire_ready", "1 when ready");
     describe_gauge!("sealwire_need_met", "1 for each need that is met");
     describe_gauge!("sealwire_trust_epoch", "Number of the trust epoch in force");
-    describe_gauge!("sealwire_certificate_not_after_seconds", "End of the own certificate, seconds since 1970");
-    describe_gauge!("sealwire_development", "1 when development is allowed by the configuration");
+    describe_gauge!(
+        "sealwire_certificate_not_after_seconds",
+        "End of the own certificate, seconds since 1970"
+    );
+    describe_gauge!(
+        "sealwire_development",
+        "1 when development is allowed by the configuration"
+    );
     Ok(handle)
 }
 
@@ -116,10 +151,13 @@ fn count(record: &Record) {
     let direction = record.direction.name();
     counter!("sealwire_connections_opened_total", "direction" => direction, "outcome" => record.outcome.name())
         .increment(1);
-    counter!("sealwire_bytes_total", "direction" => direction, "leg" => "sent").increment(record.moved.sent);
-    counter!("sealwire_bytes_total", "direction" => direction, "leg" => "received").increment(record.moved.received);
+    counter!("sealwire_bytes_total", "direction" => direction, "leg" => "sent")
+        .increment(record.moved.sent);
+    counter!("sealwire_bytes_total", "direction" => direction, "leg" => "received")
+        .increment(record.moved.received);
     if let Outcome::Refused { reason, .. } = record.outcome {
-        counter!("sealwire_refused_total", "direction" => direction, "reason" => reason).increment(1);
+        counter!("sealwire_refused_total", "direction" => direction, "reason" => reason)
+            .increment(1);
     }
     if let Treatment::Passthrough(rule) | Treatment::RequireTls(rule) = &record.treatment {
         counter!("sealwire_exceptions_total", "rule" => rule.clone()).increment(1);

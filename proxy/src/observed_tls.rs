@@ -47,7 +47,10 @@ impl ObservedTlsError {
 }
 
 /// Passes both hellos on once each has been judged.
-pub(crate) async fn pass_handshake(app: &mut TcpStream, far: &mut TcpStream) -> Result<Observed, ObservedTlsError> {
+pub(crate) async fn pass_handshake(
+    app: &mut TcpStream,
+    far: &mut TcpStream,
+) -> Result<Observed, ObservedTlsError> {
     let client = read_client_hello(app).await?;
     far.write_all(&client).await?;
     let (server, hello) = read_server_hello(far).await?;
@@ -81,12 +84,16 @@ async fn read_client_hello(app: &mut TcpStream) -> Result<Vec<u8>, ObservedTlsEr
             }
         }
         if bytes.len() > MAX_HELLO {
-            return Err(ObservedTlsError::NoClientHello("its hello does not end".to_owned()));
+            return Err(ObservedTlsError::NoClientHello(
+                "its hello does not end".to_owned(),
+            ));
         }
     }
 }
 
-async fn read_server_hello(far: &mut TcpStream) -> Result<(Vec<u8>, ServerHello), ObservedTlsError> {
+async fn read_server_hello(
+    far: &mut TcpStream,
+) -> Result<(Vec<u8>, ServerHello), ObservedTlsError> {
     let mut bytes = Vec::new();
     loop {
         read_more(far, &mut bytes).await?;
@@ -134,7 +141,9 @@ impl ServerHello {
             _ => return Err("its first message is not a ServerHello"),
         }
         // A ServerHello is small: one that is split over records is no server's.
-        Self::body(&mut record).ok_or("its ServerHello is malformed").map(Some)
+        Self::body(&mut record)
+            .ok_or("its ServerHello is malformed")
+            .map(Some)
     }
 
     fn body(record: &mut Reader<'_>) -> Option<Self> {
@@ -182,12 +191,14 @@ impl<'a> Reader<'a> {
     }
 
     fn u16(&mut self) -> Option<u16> {
-        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+        self.take(2)
+            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
     fn u24(&mut self) -> Option<usize> {
-        self.take(3)
-            .map(|bytes| usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]))
+        self.take(3).map(|bytes| {
+            usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2])
+        })
     }
 
     fn vector8(&mut self) -> Option<Self> {
@@ -230,7 +241,13 @@ mod tests {
         assert_eq!(parsed.describe(), "TLSv1.3 TLS13_AES_128_GCM_SHA256");
         let tls12 = ServerHello::parse(&hello(0x0303, &[])).unwrap().unwrap();
         assert_eq!(tls12.version, 0x0303);
-        assert!(ServerHello::parse(&hello(0x0301, &[])).unwrap().unwrap().version < OLDEST);
+        assert!(
+            ServerHello::parse(&hello(0x0301, &[]))
+                .unwrap()
+                .unwrap()
+                .version
+                < OLDEST
+        );
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sealwire_link::{CloseReason, Direction, Ended, Links, Moved, Request, Treatment, prepare, relay_plain, reset};
+use sealwire_link::{
+    CloseReason, Direction, Ended, Links, Moved, Request, Treatment, prepare, relay_plain, reset,
+};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
@@ -33,7 +35,9 @@ impl Outbound {
     pub async fn serve(&self, app: TcpStream, source: SocketAddr) {
         let destination = match original_destination(&app) {
             Ok(Some(destination)) => destination,
-            Ok(None) => return refuse_unredirected(app, source, "it was addressed to the proxy's own port"),
+            Ok(None) => {
+                return refuse_unredirected(app, source, "it was addressed to the proxy's own port");
+            }
             Err(error) => return refuse_unredirected(app, source, error),
         };
         if self.desk.claim(source, destination) {
@@ -52,7 +56,11 @@ impl Outbound {
     }
 
     async fn decide(&self, app: TcpStream, in_force: &InForce, destination: SocketAddr) -> Served {
-        match in_force.settings.outbound.decide(destination, OffsetDateTime::now_utc()) {
+        match in_force
+            .settings
+            .outbound
+            .decide(destination, OffsetDateTime::now_utc())
+        {
             Decision::Refuse(refusal) => Err((app, Ending::refused(refusal.reason(), refusal))),
             Decision::Except(rule) => self.except(app, rule, destination).await,
             Decision::Seal(naming) => {
@@ -78,7 +86,12 @@ impl Outbound {
         }
     }
 
-    async fn except(&self, mut app: TcpStream, rule: &ExceptionRule, destination: SocketAddr) -> Served {
+    async fn except(
+        &self,
+        mut app: TcpStream,
+        rule: &ExceptionRule,
+        destination: SocketAddr,
+    ) -> Served {
         let deadline = tokio::time::Instant::now() + self.links.limits().handshake;
         let connecting = tokio::time::timeout_at(deadline, TcpStream::connect(destination));
         let mut far = match connecting.await {
@@ -95,14 +108,21 @@ impl Outbound {
             observed = match tokio::time::timeout_at(deadline, watching).await {
                 Ok(Ok(observed)) => Some(observed),
                 Ok(Err(error)) => return Err((app, Ending::refused(error.reason(), error))),
-                Err(_) => return Err((app, Ending::refused("deadline", "no TLS handshake was seen in time"))),
+                Err(_) => {
+                    return Err((
+                        app,
+                        Ending::refused("deadline", "no TLS handshake was seen in time"),
+                    ));
+                }
             };
         }
         let treatment = match &observed {
             Some(_) => Treatment::RequireTls(rule.name.clone()),
             None => Treatment::Passthrough(rule.name.clone()),
         };
-        let (observed_tls, hello) = observed.map(|seen| (seen.description, seen.forwarded)).unzip();
+        let (observed_tls, hello) = observed
+            .map(|seen| (seen.description, seen.forwarded))
+            .unzip();
         let hello_bytes = hello.unwrap_or_default();
         let half_closed_idle = self.links.limits().half_closed_idle;
         let ended = relay_plain(app, far, Vec::new(), half_closed_idle, self.over(rule)).await;

@@ -68,7 +68,9 @@ pub fn health(planes: Arc<Planes>) -> Router {
 
 /// `/metrics`, in Prometheus' text format.
 pub fn metrics(planes: Arc<Planes>) -> Router {
-    Router::new().route("/metrics", get(render)).with_state(planes)
+    Router::new()
+        .route("/metrics", get(render))
+        .with_state(planes)
 }
 
 /// What is in force, for people inside the pod.
@@ -78,7 +80,10 @@ pub fn admin(planes: Arc<Planes>) -> Router {
         .route("/certificates", get(certificates))
         .route("/custody", get(custody))
         .route("/links", get(links))
-        .route("/log-level", get(|| async { "PUT a level here, such as debug\n" }).put(set_log_level))
+        .route(
+            "/log-level",
+            get(|| async { "PUT a level here, such as debug\n" }).put(set_log_level),
+        )
         .with_state(planes)
 }
 
@@ -101,7 +106,11 @@ async fn ready(Shared(planes): Shared<Arc<Planes>>) -> Response {
 
 async fn details(Shared(planes): Shared<Arc<Planes>>) -> Response {
     let health = planes.state.health();
-    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let body = json!({
         "health": health,
         "development": planes.development,
@@ -114,7 +123,10 @@ async fn details(Shared(planes): Shared<Arc<Planes>>) -> Response {
 
 async fn render(Shared(planes): Shared<Arc<Planes>>) -> Response {
     planes.refresh();
-    let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let text = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
     (text, planes.metrics.render()).into_response()
 }
 
@@ -167,7 +179,11 @@ async fn set_log_level(Shared(planes): Shared<Arc<Planes>>, level: String) -> Re
 }
 
 fn nothing_in_force() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, "nothing is in force yet, see /healthz on the health port\n").into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "nothing is in force yet, see /healthz on the health port\n",
+    )
+        .into_response()
 }
 
 impl Planes {
@@ -181,7 +197,9 @@ impl Planes {
         }
         gauge!("sealwire_development").set(f64::from(u8::from(self.development)));
         gauge!("sealwire_links_open").set(as_f64(self.registry.len()));
-        let open = self.connections.saturating_sub(self.places.available_permits());
+        let open = self
+            .connections
+            .saturating_sub(self.places.available_permits());
         gauge!("sealwire_connections_open").set(as_f64(open));
         if let Some(pool) = self.pool.get() {
             gauge!("sealwire_handshake_steps_waiting").set(as_f64(pool.waiting()));
@@ -189,8 +207,11 @@ impl Planes {
         if let Some(in_force) = self.state.in_force() {
             let credentials = in_force.epoch.credentials();
             let ends = credentials.facts().not_after.unix_timestamp();
-            gauge!("sealwire_certificate_not_after_seconds").set(as_f64(usize::try_from(ends).unwrap_or_default()));
-            gauge!("sealwire_trust_epoch").set(as_f64(usize::try_from(in_force.epoch.number()).unwrap_or(usize::MAX)));
+            gauge!("sealwire_certificate_not_after_seconds")
+                .set(as_f64(usize::try_from(ends).unwrap_or_default()));
+            gauge!("sealwire_trust_epoch").set(as_f64(
+                usize::try_from(in_force.epoch.number()).unwrap_or(usize::MAX),
+            ));
             counter!("sealwire_signatures_total").absolute(credentials.key().signatures());
         }
         self.metrics.run_upkeep();
@@ -198,7 +219,10 @@ impl Planes {
 }
 
 /// Exact up to 2^53, beyond anything counted here.
-#[allow(clippy::cast_precision_loss, reason = "gauges are floating point, and these numbers are small")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "gauges are floating point, and these numbers are small"
+)]
 fn as_f64(number: usize) -> f64 {
     number as f64
 }

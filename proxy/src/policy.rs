@@ -94,7 +94,10 @@ impl OutboundPolicy {
     /// What to do with a connection to `destination` at the time `now`.
     pub fn decide(&self, destination: SocketAddr, now: OffsetDateTime) -> Decision<'_> {
         let ip = destination.ip().to_canonical();
-        let rule = self.rules.iter().find(|rule| rule.covers(ip, destination.port()));
+        let rule = self
+            .rules
+            .iter()
+            .find(|rule| rule.covers(ip, destination.port()));
         match rule.map(|rule| &rule.action) {
             Some(Action::Seal(naming)) => Decision::Seal(naming),
             Some(Action::Except(rule)) if now >= rule.expires => {
@@ -129,9 +132,9 @@ impl InboundPolicy {
 
     /// Whether `peer` may connect to `port`.
     pub fn allows(&self, peer: &SpiffeId, port: u16) -> bool {
-        self.rules
-            .iter()
-            .any(|(from, ports)| (ports.is_empty() || ports.contains(&port)) && from.iter().any(|p| p.matches(peer)))
+        self.rules.iter().any(|(from, ports)| {
+            (ports.is_empty() || ports.contains(&port)) && from.iter().any(|p| p.matches(peer))
+        })
     }
 }
 
@@ -151,7 +154,8 @@ mod tests {
     fn policy(mesh_and_exceptions: &str) -> OutboundPolicy {
         let identity = "identity: { trustDomains: [m.example], certificate: /c, bundle: /b }\n\
                         development: true\nkey: { memory: { file: /k } }\n";
-        OutboundPolicy::new(&Config::parse(&format!("{identity}{mesh_and_exceptions}")).unwrap()).unwrap()
+        OutboundPolicy::new(&Config::parse(&format!("{identity}{mesh_and_exceptions}")).unwrap())
+            .unwrap()
     }
 
     fn exception(name: &str, destination: &str, expires: &str) -> String {
@@ -167,13 +171,19 @@ mod tests {
     #[test]
     fn an_address_in_a_range_is_sealed_by_address() {
         let policy = policy("mesh: { ranges: [198.18.0.0/15] }");
-        assert!(matches!(policy.decide(at("198.18.0.9:80"), NOW), Decision::Seal(Naming::Address)));
+        assert!(matches!(
+            policy.decide(at("198.18.0.9:80"), NOW),
+            Decision::Seal(Naming::Address)
+        ));
     }
 
     #[test]
     fn a_v4_mapped_address_is_judged_as_the_v4_address_it_is() {
         let policy = policy("mesh: { ranges: [198.18.0.0/15] }");
-        assert!(matches!(policy.decide(at("[::ffff:198.18.0.9]:80"), NOW), Decision::Seal(_)));
+        assert!(matches!(
+            policy.decide(at("[::ffff:198.18.0.9]:80"), NOW),
+            Decision::Seal(_)
+        ));
     }
 
     #[test]
@@ -181,8 +191,13 @@ mod tests {
         let rules = "mesh: { ranges: [198.18.0.0/15] }\nexceptions:\n".to_owned()
             + &exception("one", "198.18.0.7/32", "2027-01-01T00:00:00Z");
         let policy = policy(&rules);
-        assert!(matches!(policy.decide(at("198.18.0.7:80"), NOW), Decision::Except(rule) if rule.name == "one"));
-        assert!(matches!(policy.decide(at("198.18.0.7:81"), NOW), Decision::Seal(_)));
+        assert!(
+            matches!(policy.decide(at("198.18.0.7:80"), NOW), Decision::Except(rule) if rule.name == "one")
+        );
+        assert!(matches!(
+            policy.decide(at("198.18.0.7:81"), NOW),
+            Decision::Seal(_)
+        ));
     }
 
     #[test]
@@ -215,12 +230,17 @@ mod tests {
             panic!("let through");
         };
         assert_eq!(refusal.reason(), "undeclared");
-        assert!(refusal.to_string().contains("{destination: 203.0.113.1/32, ports: [443]"));
+        assert!(
+            refusal
+                .to_string()
+                .contains("{destination: 203.0.113.1/32, ports: [443]")
+        );
     }
 
     #[test]
     fn nobody_may_come_in_unless_allowed_by_identity_and_port() {
-        let section = |text: &str| InboundPolicy::new(&serde_saphyr::from_str(text).unwrap()).unwrap();
+        let section =
+            |text: &str| InboundPolicy::new(&serde_saphyr::from_str(text).unwrap()).unwrap();
         let web = "spiffe://m.example/ns/shop/sa/web".parse().unwrap();
         assert!(!section("{}").allows(&web, 80));
         let rules = section("allow: [{ from: [\"spiffe://m.example/ns/shop/**\"], ports: [80] }]");

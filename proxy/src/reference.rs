@@ -60,7 +60,11 @@ fn write_section(out: &mut String, root: &Value, object: &Value, path: &str) -> 
         )?;
     }
     for (name, property) in properties {
-        let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let inner = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
         let (target, inner) = match property.get("items") {
             Some(items) => (resolve(root, items), format!("{inner}[]")),
             None => (resolve(root, property), inner),
@@ -81,7 +85,12 @@ fn write_variant(out: &mut String, root: &Value, variant: &Value, path: &str) ->
         return Ok(());
     };
     for (name, property) in properties {
-        write_section(out, root, resolve(root, property), &format!("{path}.{name}"))?;
+        write_section(
+            out,
+            root,
+            resolve(root, property),
+            &format!("{path}.{name}"),
+        )?;
     }
     Ok(())
 }
@@ -95,7 +104,10 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
 }
 
 fn description(schema: &Value) -> &str {
-    schema.get("description").and_then(Value::as_str).unwrap_or_default()
+    schema
+        .get("description")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn kind(root: &Value, property: &Value) -> String {
@@ -108,13 +120,24 @@ fn kind(root: &Value, property: &Value) -> String {
             .iter()
             .filter_map(|variant| match variant.get("const") {
                 Some(name) => Some(name.as_str()?.to_owned()),
-                None => Some(variant.get("properties")?.as_object()?.keys().next()?.clone()),
+                None => Some(
+                    variant
+                        .get("properties")?
+                        .as_object()?
+                        .keys()
+                        .next()?
+                        .clone(),
+                ),
             })
             .map(|name| format!("`{name}`"))
             .collect();
         return names.join(" or ");
     }
-    target.get("type").and_then(Value::as_str).unwrap_or("any").to_owned()
+    target
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or("any")
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -55,7 +55,8 @@ impl From<Exit> for ExitCode {
 /// Before anything runs: a bad configuration, a taken port.
 pub fn run(path: &Path) -> anyhow::Result<Exit> {
     let settings = Arc::new(Config::load(path)?.settings()?);
-    let log_level = logging::start(&settings.config.log).map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
+    let log_level = logging::start(&settings.config.log)
+        .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
     let listeners = Listeners::open(&settings.config.ports)?;
     let confinement = confine(&what_to_confine(&settings, path));
     for (measure, state) in confinement.gaps() {
@@ -85,7 +86,12 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
     match (&config.key, &settings.key) {
         (KeySection::Pkcs11(section), sealwire_keys::KeyConfig::Pkcs11(key)) => {
             read.push(section.module.clone());
-            read.extend(key.uri.pin_source().and_then(Path::parent).map(Path::to_owned));
+            read.extend(
+                key.uri
+                    .pin_source()
+                    .and_then(Path::parent)
+                    .map(Path::to_owned),
+            );
         }
         (KeySection::Memory(section), _) => read.extend(section.file.parent().map(Path::to_owned)),
         _ => {}
@@ -123,7 +129,10 @@ impl Proxy {
             connections: limits.connections,
         });
         planes::serve(register(listeners.health)?, &planes::health(planes.clone()));
-        planes::serve(register(listeners.metrics)?, &planes::metrics(planes.clone()));
+        planes::serve(
+            register(listeners.metrics)?,
+            &planes::metrics(planes.clone()),
+        );
         planes::serve(register(listeners.admin)?, &planes::admin(planes.clone()));
         let mut signals = Signals::install()?;
         let _keeper = Keeper::start(KeeperConfig {
@@ -247,7 +256,10 @@ impl Proxy {
         }
         let told = registry.close(CloseReason::Drain, |_| true);
         state.close();
-        tracing::warn!(links = told, "drain time is over: what was still open has been closed");
+        tracing::warn!(
+            links = told,
+            "drain time is over: what was still open has been closed"
+        );
         // Long enough for the resets and the records.
         let all = u32::try_from(all).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;

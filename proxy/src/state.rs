@@ -145,9 +145,15 @@ impl State {
         match (&condition, was_met) {
             (Condition::Met, false) => tracing::info!(need = need.name(), "need met"),
             (Condition::Unmet(why), true) => {
-                tracing::error!(need = need.name(), why, "need no longer met: nothing new flows");
+                tracing::error!(
+                    need = need.name(),
+                    why,
+                    "need no longer met: nothing new flows"
+                );
             }
-            (Condition::Unmet(why), false) => tracing::warn!(need = need.name(), why, "waiting for a need"),
+            (Condition::Unmet(why), false) => {
+                tracing::warn!(need = need.name(), why, "waiting for a need")
+            }
             (Condition::Met, true) => {}
         }
         conditions.insert(need, condition);
@@ -191,7 +197,9 @@ impl State {
         let draining = *self.draining.borrow();
         let mut needs = lock(&self.conditions).clone();
         if let Err(why) = self.flowing()
-            && needs.values().all(|condition| matches!(condition, Condition::Met))
+            && needs
+                .values()
+                .all(|condition| matches!(condition, Condition::Met))
         {
             needs.insert(Need::Certificate, Condition::Unmet(why));
         }

@@ -58,7 +58,10 @@ impl TrustBundle {
             if number > MAX_ROOTS {
                 return Err(BundleError::TooMany);
             }
-            roots.push(Root::read(&certificate).map_err(|problem| BundleError::Root { number, problem })?);
+            roots.push(
+                Root::read(&certificate)
+                    .map_err(|problem| BundleError::Root { number, problem })?,
+            );
         }
         if roots.is_empty() {
             return Err(BundleError::Empty);
@@ -77,7 +80,8 @@ impl TrustBundle {
     }
 
     /// The roots that may vouch for workloads of `domain`: a root that names a trust domain as
-    /// its own (X.509-SVID section 3.1) vouches for that one alone.
+    /// its own (X.509-SVID section 3.1) vouches for that one alone. All of them without a domain.
+    /// A root's own validity is not looked at (RFC 5280 section 6.1.1): take it out of the file.
     pub(crate) fn anchors_for(&self, domain: Option<&str>) -> Vec<TrustAnchor<'static>> {
         self.roots
             .iter()
@@ -97,9 +101,21 @@ impl Root {
             return Err("not a CA certificate".to_owned());
         }
         let names = uri_names(&certificate).map_err(|error| error.to_string())?;
+        // A root whose own trust domain is unclear must not end up vouching for all of them.
         let domain = match names.as_slice() {
-            [name] => name.parse::<SpiffeId>().ok().map(|id| id.trust_domain().to_owned()),
-            _ => None,
+            [] => None,
+            [name] => {
+                let id: SpiffeId = name
+                    .parse()
+                    .map_err(|error| format!("URI name {name:?}: {error}"))?;
+                Some(id.trust_domain().to_owned())
+            }
+            several => {
+                return Err(format!(
+                    "{} URI names instead of at most one",
+                    several.len()
+                ));
+            }
         };
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| error.to_string())?;
         Ok(Self {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use sealwire_keys::{PrivateKey, PublicKey};
+use sealwire_keys::{Algorithm, PrivateKey, PublicKey};
 use serde::Serialize;
 use time::OffsetDateTime;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -31,6 +31,9 @@ pub struct CertificateFacts {
     pub ip_addresses: Vec<IpAddr>,
     /// SHA-256 of the SubjectPublicKeyInfo, in hexadecimal.
     pub public_key_sha256: String,
+    /// Kind of the key.
+    #[serde(skip)]
+    pub(crate) algorithm: Algorithm,
 }
 
 /// What is wrong with a certificate as an X.509-SVID.
@@ -64,8 +67,10 @@ impl CertificateFacts {
     /// # Errors
     /// When it is no X.509-SVID leaf. Its chain and validity are not looked at.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, CertificateError> {
-        let malformed = |error: &dyn std::fmt::Display| CertificateError::Malformed(error.to_string());
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| malformed(&error))?;
+        let malformed =
+            |error: &dyn std::fmt::Display| CertificateError::Malformed(error.to_string());
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|error| malformed(&error))?;
         let names = uri_names(&parsed)?;
         let [name] = names.as_slice() else {
             return Err(CertificateError::UriNames { found: names.len() });
@@ -74,20 +79,28 @@ impl CertificateFacts {
             found: (*name).to_owned(),
             problem: problem.to_string(),
         };
-        let spiffe_id: SpiffeId = name.parse().map_err(|error: SpiffeIdError| not_spiffe(&error))?;
+        let spiffe_id: SpiffeId = name
+            .parse()
+            .map_err(|error: SpiffeIdError| not_spiffe(&error))?;
         if spiffe_id.path().is_empty() {
             return Err(not_spiffe(&"it names a whole trust domain"));
         }
         check_usage(&parsed)?;
-        let public = PublicKey::from_spki_der(parsed.public_key().raw).map_err(|error| malformed(&error))?;
+        let public =
+            PublicKey::from_spki_der(parsed.public_key().raw).map_err(|error| malformed(&error))?;
         Ok(Self {
             spiffe_id,
-            serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+            serial: parsed
+                .raw_serial()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
             issuer: parsed.issuer().to_string(),
             not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
-            ip_addresses: ip_addresses(&parsed),
+            ip_addresses: ip_addresses(&parsed)?,
             public_key_sha256: public.fingerprint().to_owned(),
+            algorithm: public.algorithm(),
         })
     }
 }
@@ -104,7 +117,7 @@ pub struct Credentials {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The chain is empty.
-    #[error("no certificate: put the chain, leaf first, into identity.certificate")]
+    #[error("no certificate: put the chain there as PEM, leaf first")]
     Empty,
     /// The leaf is no X.509-SVID.
     #[error("own certificate: {0}: have it issued anew")]
@@ -130,7 +143,10 @@ impl Credentials {
     /// # Errors
     /// See [`CredentialsError`]. Validity and chain are checked where an
     /// [`Epoch`](crate::Epoch) is made.
-    pub fn new(key: Arc<dyn PrivateKey>, chain: Vec<CertificateDer<'static>>) -> Result<Self, CredentialsError> {
+    pub fn new(
+        key: Arc<dyn PrivateKey>,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, CredentialsError> {
         let facts = CertificateFacts::of(chain.first().ok_or(CredentialsError::Empty)?)?;
         if facts.public_key_sha256 != key.public_key().fingerprint() {
             return Err(CredentialsError::OtherKey {
@@ -159,17 +175,28 @@ impl Credentials {
 }
 
 /// All URI names of a certificate.
-pub(crate) fn uri_names<'a>(certificate: &X509Certificate<'a>) -> Result<Vec<&'a str>, CertificateError> {
+pub(crate) fn uri_names<'a>(
+    certificate: &X509Certificate<'a>,
+) -> Result<Vec<&'a str>, CertificateError> {
     let mut names = Vec::new();
     for extension in certificate.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(alternatives) => {
-                names.extend(alternatives.general_names.iter().filter_map(|name| match name {
-                    GeneralName::URI(uri) => Some(*uri),
-                    _ => None,
-                }));
+                for name in &alternatives.general_names {
+                    match name {
+                        GeneralName::URI(uri) => names.push(*uri),
+                        // A name that cannot be read might be a second identity.
+                        GeneralName::Invalid(tag, _) => {
+                            return Err(CertificateError::Malformed(format!(
+                                "a subject alternative name with tag {} cannot be read",
+                                tag.0
+                            )));
+                        }
+                        _ => {}
+                    }
+                }
             }
-            // A name that cannot be read might be a second identity.
+            // So might one in an extension that cannot be read.
             ParsedExtension::ParseError { error } => {
                 return Err(CertificateError::Malformed(error.to_string()));
             }
@@ -179,38 +206,54 @@ pub(crate) fn uri_names<'a>(certificate: &X509Certificate<'a>) -> Result<Vec<&'a
     Ok(names)
 }
 
-fn ip_addresses(certificate: &X509Certificate<'_>) -> Vec<IpAddr> {
-    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else {
-        return Vec::new();
+/// All IP names of a certificate, IPv4-mapped ones as the IPv4 addresses they are.
+fn ip_addresses(certificate: &X509Certificate<'_>) -> Result<Vec<IpAddr>, CertificateError> {
+    let malformed = |problem: String| CertificateError::Malformed(problem);
+    let Some(alternatives) = certificate
+        .subject_alternative_name()
+        .map_err(|error| malformed(error.to_string()))?
+    else {
+        return Ok(Vec::new());
     };
     let names = alternatives.value.general_names.iter();
     names
         .filter_map(|name| match name {
-            GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
-                .map(IpAddr::from)
-                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
-                .ok(),
+            GeneralName::IPAddress(bytes) => Some(*bytes),
             _ => None,
         })
-        .map(|address| address.to_canonical())
+        .map(|bytes| {
+            <[u8; 4]>::try_from(bytes)
+                .map(IpAddr::from)
+                .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+                .map(|address| address.to_canonical())
+                .map_err(|_| malformed(format!("an IP name of {} bytes", bytes.len())))
+        })
         .collect()
 }
 
 /// X.509-SVID sections 4.1 to 4.3: a leaf is no CA, signs digitally, and signs no certificates.
 fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
     if certificate.is_ca() {
-        return Err(CertificateError::KeyUsage("it is a CA certificate, not a workload's"));
+        return Err(CertificateError::KeyUsage(
+            "it is a CA certificate, not a workload's",
+        ));
     }
     let usage = certificate
         .key_usage()
         .map_err(|error| CertificateError::Malformed(error.to_string()))?
-        .ok_or(CertificateError::KeyUsage("it has no key usage; digitalSignature is needed"))?
+        .ok_or(CertificateError::KeyUsage(
+            "it has no key usage; digitalSignature is needed",
+        ))?
         .value;
     if !usage.digital_signature() {
-        return Err(CertificateError::KeyUsage("its key usage lacks digitalSignature"));
+        return Err(CertificateError::KeyUsage(
+            "its key usage lacks digitalSignature",
+        ));
     }
     if usage.key_cert_sign() || usage.crl_sign() {
-        return Err(CertificateError::KeyUsage("its key usage lets it sign certificates or CRLs"));
+        return Err(CertificateError::KeyUsage(
+            "its key usage lets it sign certificates or CRLs",
+        ));
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::certificate::Credentials;
 use crate::peer_error::PeerError;
 use crate::profile::Profile;
 use crate::signing::{OwnCertificate, usable_schemes};
-use crate::spiffe::TrustDomain;
+use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::verify::{ClientVerifier, Naming, Role, ServerVerifier, Verifier};
 
 /// Most client configurations kept: as many as a policy has rules, within reason.
@@ -58,8 +58,20 @@ pub enum EpochError {
     /// Peers that trust what we trust would refuse us.
     #[error("own certificate would be refused by every peer: {0}")]
     Own(PeerError),
+    /// We are of an accepted trust domain, but not of our own.
+    #[error(
+        "own certificate is for {found}, but the first of identity.trustDomains, our own, is {own:?}: reorder them, or have another certificate issued"
+    )]
+    OtherDomain {
+        /// The own SPIFFE ID.
+        found: SpiffeId,
+        /// The first trust domain.
+        own: String,
+    },
     /// The key can sign nothing that the profile allows.
-    #[error("the key signs {key}, which the TLS profile {profile:?} does not allow: use another key, or another profile")]
+    #[error(
+        "the key signs {key}, which the TLS profile {profile:?} does not allow: use another key, or another profile"
+    )]
     Schemes {
         /// What the key can do.
         key: String,
@@ -153,14 +165,29 @@ impl Epoch {
 }
 
 fn check_own(config: &EpochConfig, verifier: &Verifier) -> Result<(), EpochError> {
-    let now = config.time.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
+    let now = config
+        .time
+        .current_time()
+        .ok_or(rustls::Error::FailedToGetCurrentTime)?;
     let Some((leaf, intermediates)) = config.credentials.chain().split_first() else {
         return Err(EpochError::Own(PeerError::NoCertificate));
     };
     for role in [Role::Client, Role::Server] {
-        verifier.verify(leaf, intermediates, role, now).map_err(EpochError::Own)?;
+        verifier
+            .verify(leaf, intermediates, role, now)
+            .map_err(EpochError::Own)?;
     }
-    Ok(())
+    // One of them is accepted, so there is a first.
+    let own = config.trust_domains.first().map_or("", TrustDomain::as_str);
+    let id = &config.credentials.facts().spiffe_id;
+    if id.trust_domain() == own {
+        Ok(())
+    } else {
+        Err(EpochError::OtherDomain {
+            found: id.clone(),
+            own: own.to_owned(),
+        })
+    }
 }
 
 fn server_config(
@@ -198,4 +225,171 @@ fn client_config(
 fn now(config: &EpochConfig) -> Option<OffsetDateTime> {
     let seconds = config.time.current_time().as_ref().map(UnixTime::as_secs)?;
     OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::ExtendedKeyUsagePurpose;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::find_sign_error;
+    use crate::testing::{
+        At, Ca, Failing, Kind, Leaf, NOW, V4, WEB, epoch, handshake, open, try_epoch, unix,
+    };
+
+    const DEFAULT: &str = "default";
+
+    fn refused(wrong: impl FnOnce(&mut Leaf)) -> String {
+        let mut leaf = Leaf::of(WEB);
+        wrong(&mut leaf);
+        try_epoch(&Ca::new("root"), leaf, Kind::P256, DEFAULT)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn an_own_certificate_that_peers_would_refuse_is_not_put_in_force() {
+        let expired = refused(|leaf| leaf.not_after = datetime!(2026-11-24 11:30 UTC));
+        assert!(
+            expired.contains("own certificate") && expired.contains("expired"),
+            "{expired}"
+        );
+        let one_role = refused(|leaf| leaf.extended = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+        assert!(one_role.contains("clientAuth"), "{one_role}");
+        let elsewhere = refused(|leaf| leaf.uris = vec!["spiffe://other.example/a"]);
+        assert!(
+            elsewhere.contains("other.example") && elsewhere.contains("m.example"),
+            "{elsewhere}"
+        );
+    }
+
+    #[test]
+    fn the_first_trust_domain_has_to_be_our_own() {
+        let (ca, pair) = (Ca::new("root"), Kind::P256.generate());
+        let chain = vec![ca.issue(Leaf::of(WEB), &pair)];
+        let config = EpochConfig {
+            number: 1,
+            credentials: Arc::new(Credentials::new(open(&pair), chain).unwrap()),
+            bundle: ca.bundle(),
+            trust_domains: ["other.example", "m.example"]
+                .map(|domain| domain.parse().unwrap())
+                .to_vec(),
+            profile: Profile::by_name(DEFAULT).unwrap(),
+            time: Arc::new(At(NOW)),
+        };
+        let text = Epoch::new(config).unwrap_err().to_string();
+        assert!(
+            text.contains(WEB) && text.contains("other.example"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_naming_has_one_configuration_and_they_are_bounded() {
+        let us = epoch(&Ca::new("root"), Leaf::of(WEB), Kind::P256, DEFAULT);
+        let naming = |number: usize| {
+            Naming::Identity(vec![
+                format!("spiffe://m.example/w{number}").parse().unwrap(),
+            ])
+        };
+        let first = us.client_config(&naming(0)).unwrap();
+        assert!(Arc::ptr_eq(&first, &us.client_config(&naming(0)).unwrap()));
+        assert!(!Arc::ptr_eq(
+            &first,
+            &us.client_config(&Naming::Address).unwrap()
+        ));
+        for number in 0..=MAX_CLIENT_CONFIGS {
+            us.client_config(&naming(number)).unwrap();
+        }
+        assert!(us.clients.lock().unwrap().len() <= MAX_CLIENT_CONFIGS);
+    }
+
+    #[test]
+    fn no_handshake_resumes_another() {
+        let us = epoch(&Ca::new("root"), Leaf::of(WEB), Kind::P256, DEFAULT);
+        for round in 1..=3 {
+            let client = us.client_config(&Naming::Address).unwrap();
+            assert_eq!(handshake(client, us.server_config(), V4).server, Ok(()));
+            assert_eq!(us.credentials().key().signatures(), round * 2);
+        }
+    }
+
+    /// A clock that a test moves.
+    #[derive(Debug)]
+    struct Moving(Mutex<OffsetDateTime>);
+
+    impl TimeProvider for Moving {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(unix(*self.0.lock().unwrap()))
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_valid_until_its_certificate_ends_and_so_are_its_handshakes() {
+        let (ca, pair) = (Ca::new("root"), Kind::P256.generate());
+        let clock = Arc::new(Moving(Mutex::new(NOW)));
+        let config = EpochConfig {
+            number: 1,
+            credentials: Arc::new(
+                Credentials::new(open(&pair), vec![ca.issue(Leaf::of(WEB), &pair)]).unwrap(),
+            ),
+            bundle: ca.bundle(),
+            trust_domains: vec!["m.example".parse().unwrap()],
+            profile: Profile::by_name(DEFAULT).unwrap(),
+            time: clock.clone(),
+        };
+        let us = Epoch::new(config).unwrap();
+        let seals = || {
+            handshake(
+                us.client_config(&Naming::Address).unwrap(),
+                us.server_config(),
+                V4,
+            )
+            .server
+            .is_ok()
+        };
+        assert!(us.is_valid() && seals());
+        *clock.0.lock().unwrap() = datetime!(2026-11-24 13:00:01 UTC);
+        assert!(!us.is_valid() && !seals());
+    }
+
+    #[test]
+    fn a_key_that_fails_is_found_in_the_error_of_either_role() {
+        let (ca, pair) = (Ca::new("root"), Kind::P256.generate());
+        let chain = vec![ca.issue(Leaf::of(WEB), &pair)];
+        let broken = Epoch::new(EpochConfig {
+            number: 1,
+            credentials: Arc::new(Credentials::new(Failing::new(open(&pair)), chain).unwrap()),
+            bundle: ca.bundle(),
+            trust_domains: vec!["m.example".parse().unwrap()],
+            profile: Profile::by_name(DEFAULT).unwrap(),
+            time: Arc::new(At(NOW)),
+        })
+        .unwrap();
+        let whole = epoch(&ca, Leaf::of(WEB), Kind::P256, DEFAULT);
+        let naming = Naming::Address;
+        let as_client = handshake(
+            broken.client_config(&naming).unwrap(),
+            whole.server_config(),
+            V4,
+        )
+        .client;
+        let as_server = handshake(
+            whole.client_config(&naming).unwrap(),
+            broken.server_config(),
+            V4,
+        )
+        .server;
+        for error in [as_client.unwrap_err(), as_server.unwrap_err()] {
+            assert!(
+                find_sign_error(&error)
+                    .unwrap()
+                    .to_string()
+                    .contains("CKR_DEVICE_REMOVED"),
+                "{error}"
+            );
+            assert_eq!(PeerError::find(&error), None);
+        }
+    }
 }

@@ -18,6 +18,8 @@ mod profile;
 mod request;
 mod signing;
 mod spiffe;
+#[cfg(test)]
+mod testing;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle};

@@ -16,7 +16,9 @@ pub enum PeerError {
     #[error("its certificate is malformed: {0}")]
     Malformed(String),
     /// Its chain does not end in the trust bundle.
-    #[error("its certificate, issued by {issuer:?}, does not chain to the trust bundle: add the issuer to identity.bundle if it is to be trusted")]
+    #[error(
+        "its certificate, issued by {issuer:?}, does not chain to the trust bundle: add the issuer to identity.bundle if it is to be trusted"
+    )]
     UnknownIssuer {
         /// Issuer named by the certificate.
         issuer: String,
@@ -44,13 +46,17 @@ pub enum PeerError {
     #[error("its certificate is not meant for this: {0}")]
     KeyUsage(String),
     /// Not exactly one URI among its names.
-    #[error("its certificate has {found} URI names, an X.509-SVID has exactly one")]
+    #[error(
+        "its certificate has {found} URI names, an X.509-SVID has exactly one: issue it with its SPIFFE ID alone"
+    )]
     UriNames {
         /// How many there are.
         found: usize,
     },
     /// The URI is no SPIFFE ID of a workload.
-    #[error("its URI name {found:?} is no SPIFFE ID of a workload: {problem}")]
+    #[error(
+        "its URI name {found:?} is no SPIFFE ID of a workload: {problem}: issue it with one such as spiffe://mesh.example/ns/shop/sa/web"
+    )]
     NotSpiffeId {
         /// The name.
         found: String,
@@ -58,7 +64,9 @@ pub enum PeerError {
         problem: String,
     },
     /// It belongs to a trust domain that is not accepted.
-    #[error("it is {found}, and its trust domain is not among the accepted: {accepted}")]
+    #[error(
+        "it is {found}, and its trust domain is not among the accepted: {accepted}: add it to identity.trustDomains if it is to be"
+    )]
     TrustDomain {
         /// Its SPIFFE ID.
         found: String,
@@ -66,7 +74,9 @@ pub enum PeerError {
         accepted: String,
     },
     /// It may not answer for the address that was dialled.
-    #[error("{peer} answered at {dialled}, but its certificate names {named}: the address belongs to another workload, or it needs a mesh.services rule")]
+    #[error(
+        "{peer} answered at {dialled}, but its certificate names {named}: the address belongs to another workload, or it needs a mesh.services rule"
+    )]
     Address {
         /// Its SPIFFE ID.
         peer: String,
@@ -76,7 +86,9 @@ pub enum PeerError {
         named: String,
     },
     /// It is not who is expected there.
-    #[error("{peer} answered, expected is {expected}")]
+    #[error(
+        "{peer} answered, expected is {expected}: correct mesh.services, or find out who has taken the address"
+    )]
     Identity {
         /// Its SPIFFE ID.
         peer: String,
@@ -116,7 +128,10 @@ impl PeerError {
     /// Finds the peer's fault in a failed handshake.
     pub fn find(error: &rustls::Error) -> Option<&Self> {
         match error {
-            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner.downcast_ref(),
+            rustls::Error::NoCertificatesPresented => Some(&Self::NoCertificate),
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
+                inner.downcast_ref()
+            }
             _ => None,
         }
     }

@@ -30,7 +30,10 @@ impl OwnCertificate {
             key: credentials.key().clone(),
             allowed,
         };
-        Self(Arc::new(CertifiedKey::new(credentials.chain().to_vec(), Arc::new(key))))
+        Self(Arc::new(CertifiedKey::new(
+            credentials.chain().to_vec(),
+            Arc::new(key),
+        )))
     }
 }
 
@@ -54,7 +57,9 @@ impl ResolvesClientCert for OwnCertificate {
 /// The schemes of a key that a profile allows, best first.
 pub(crate) fn usable_schemes(key: &dyn PrivateKey, allowed: &[SignatureScheme]) -> Vec<Scheme> {
     let schemes = key.schemes().iter().copied();
-    schemes.filter(|scheme| allowed.contains(&tls(*scheme))).collect()
+    schemes
+        .filter(|scheme| allowed.contains(&tls(*scheme)))
+        .collect()
 }
 
 #[derive(Debug)]
@@ -66,7 +71,9 @@ struct StayingKey {
 impl SigningKey for StayingKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         let schemes = usable_schemes(self.key.as_ref(), self.allowed);
-        let scheme = schemes.into_iter().find(|scheme| offered.contains(&tls(*scheme)))?;
+        let scheme = schemes
+            .into_iter()
+            .find(|scheme| offered.contains(&tls(*scheme)))?;
         Some(Box::new(StayingSigner {
             key: self.key.clone(),
             scheme,

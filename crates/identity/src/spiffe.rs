@@ -51,15 +51,25 @@ pub enum SpiffeIdError {
     TooLong(usize),
     /// The trust domain is empty or has other characters than a to z, 0 to 9, dot, dash and
     /// underscore.
-    #[error("trust domain {0:?} has to be of a-z, 0-9, '.', '-' and '_' alone: no upper case, port or user")]
+    #[error(
+        "trust domain {0:?} has to be of a-z, 0-9, '.', '-' and '_' alone: no upper case, port or user"
+    )]
     TrustDomain(String),
     /// A path segment is empty, `.`, `..` or has other characters than letters, digits, dot,
     /// dash and underscore.
-    #[error("path segment {0:?} has to be of letters, digits, '.', '-' and '_', and not empty, '.' or '..'")]
+    #[error(
+        "path segment {0:?} has to be of letters, digits, '.', '-' and '_', and not empty, '.' or '..'"
+    )]
     Segment(String),
     /// `**` elsewhere than at the end.
     #[error("** stands for the rest of a path and has to be its last segment")]
     Rest,
+    /// A wildcard within a segment.
+    #[error("{0:?}: a * stands for one whole segment: list the names, or use *")]
+    Wildcard(String),
+    /// A pattern that no workload can match.
+    #[error("a trust domain without a path matches no workload: add /** for all of them")]
+    NoPath,
 }
 
 impl SpiffeId {
@@ -109,7 +119,8 @@ impl FromStr for TrustDomain {
     type Err = SpiffeIdError;
 
     fn from_str(text: &str) -> Result<Self, SpiffeIdError> {
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+        let allowed =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
         if text.len() > MAX_DOMAIN {
             return Err(SpiffeIdError::TooLong(MAX_DOMAIN));
         }
@@ -143,6 +154,9 @@ impl FromStr for SpiffeIdPattern {
 
     fn from_str(text: &str) -> Result<Self, SpiffeIdError> {
         let (domain, path) = split(text)?;
+        if path.is_empty() {
+            return Err(SpiffeIdError::NoPath);
+        }
         let mut segments: Vec<_> = path.split('/').skip(1).collect();
         let open = segments.last() == Some(&"**");
         if open {
@@ -153,6 +167,7 @@ impl FromStr for SpiffeIdPattern {
             .map(|segment| match segment {
                 "*" => Ok(Segment::Any),
                 "**" => Err(SpiffeIdError::Rest),
+                mixed if mixed.contains('*') => Err(SpiffeIdError::Wildcard(mixed.to_owned())),
                 exact => check_segment(exact).map(|()| Segment::Exactly(exact.to_owned())),
             })
             .collect::<Result<_, _>>()?;
@@ -173,7 +188,11 @@ impl fmt::Display for SpiffeIdPattern {
                 Segment::Exactly(text) => write!(f, "/{text}")?,
             }
         }
-        if self.open { f.write_str("/**") } else { Ok(()) }
+        if self.open {
+            f.write_str("/**")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -243,7 +262,10 @@ mod tests {
     #[test]
     fn an_id_is_split_into_trust_domain_and_path() {
         let id: SpiffeId = "spiffe://mesh.example/ns/shop/sa/web".parse().unwrap();
-        assert_eq!((id.trust_domain(), id.path()), ("mesh.example", "/ns/shop/sa/web"));
+        assert_eq!(
+            (id.trust_domain(), id.path()),
+            ("mesh.example", "/ns/shop/sa/web")
+        );
         let root: SpiffeId = "spiffe://mesh.example".parse().unwrap();
         assert_eq!(root.path(), "");
     }
@@ -284,10 +306,18 @@ mod tests {
         let cases = [
             ("spiffe://m/ns/*/sa/web", "spiffe://m/ns/shop/sa/web", true),
             ("spiffe://m/ns/*/sa/web", "spiffe://m/ns/a/b/sa/web", false),
-            ("spiffe://m/ns/*/sa/web", "spiffe://other/ns/shop/sa/web", false),
+            (
+                "spiffe://m/ns/*/sa/web",
+                "spiffe://other/ns/shop/sa/web",
+                false,
+            ),
             ("spiffe://m/ns/shop/**", "spiffe://m/ns/shop/sa/web", true),
             ("spiffe://m/ns/shop/**", "spiffe://m/ns/shop", false),
-            ("spiffe://m/ns/shop/**", "spiffe://m/ns/shopping/sa/web", false),
+            (
+                "spiffe://m/ns/shop/**",
+                "spiffe://m/ns/shopping/sa/web",
+                false,
+            ),
             ("spiffe://m/**", "spiffe://m/a", true),
             ("spiffe://m/**", "spiffe://mm/a", false),
             ("spiffe://m/a", "spiffe://m/a", true),
@@ -295,9 +325,36 @@ mod tests {
         ];
         for (pattern, id, expected) in cases {
             let pattern: SpiffeIdPattern = pattern.parse().unwrap();
-            assert_eq!(pattern.matches(&id.parse().unwrap()), expected, "{pattern} and {id}");
+            assert_eq!(
+                pattern.matches(&id.parse().unwrap()),
+                expected,
+                "{pattern} and {id}"
+            );
         }
-        assert_eq!("spiffe://m/**/a".parse::<SpiffeIdPattern>().unwrap_err(), SpiffeIdError::Rest);
+        assert_eq!(
+            "spiffe://m/**/a".parse::<SpiffeIdPattern>().unwrap_err(),
+            SpiffeIdError::Rest
+        );
+    }
+
+    #[test]
+    fn a_pattern_that_would_not_do_what_it_looks_like_is_refused_with_the_right_form() {
+        let refused = |text: &str| text.parse::<SpiffeIdPattern>().unwrap_err().to_string();
+        assert!(refused("spiffe://m.example").contains("add /**"));
+        assert!(refused("spiffe://m.example/ns/web-*").contains("one whole segment"));
+        for text in [
+            "spiffe://*/a",
+            "spiffe://m/",
+            "spiffe://m/a/",
+            "spiffe://m/a//**",
+            "m/a",
+            "*",
+        ] {
+            assert!(
+                text.parse::<SpiffeIdPattern>().is_err(),
+                "{text} was accepted"
+            );
+        }
     }
 
     proptest! {
@@ -309,7 +366,7 @@ mod tests {
         }
 
         #[test]
-        fn an_id_as_a_pattern_matches_itself_alone(domain in "[a-z0-9._-]{1,20}", path in prop::collection::vec("[A-Za-z0-9_-]{1,8}", 0..5), other in "[A-Za-z0-9_-]{1,8}") {
+        fn an_id_as_a_pattern_matches_itself_alone(domain in "[a-z0-9._-]{1,20}", path in prop::collection::vec("[A-Za-z0-9_-]{1,8}", 1..5), other in "[A-Za-z0-9_-]{1,8}") {
             let text = format!("spiffe://{domain}{}", path.iter().map(|s| format!("/{s}")).collect::<String>());
             let pattern: SpiffeIdPattern = text.parse().unwrap();
             prop_assert!(pattern.matches(&text.parse().unwrap()));

@@ -5,14 +5,20 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError as TlsCertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use rustls::{
+    CertificateError as TlsCertificateError, DigitallySignedStruct, DistinguishedName,
+    PeerMisbehaved, SignatureScheme,
+};
+use sealwire_keys::Algorithm;
 use time::OffsetDateTime;
 use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::bundle::TrustBundle;
 use crate::certificate::{CertificateError, CertificateFacts};
@@ -46,17 +52,21 @@ pub struct Verifier {
     bundle: Arc<TrustBundle>,
     trust_domains: Vec<TrustDomain>,
     algorithms: WebPkiSupportedAlgorithms,
-    schemes: &'static [SignatureScheme],
+    profile: &'static Profile,
 }
 
 impl Verifier {
     /// A verifier for peers of `trust_domains` whose chains end in `bundle`.
-    pub fn new(bundle: Arc<TrustBundle>, trust_domains: Vec<TrustDomain>, profile: &'static Profile) -> Self {
+    pub fn new(
+        bundle: Arc<TrustBundle>,
+        trust_domains: Vec<TrustDomain>,
+        profile: &'static Profile,
+    ) -> Self {
         Self {
             bundle,
             trust_domains,
             algorithms: profile.provider().signature_verification_algorithms,
-            schemes: profile.signature_schemes,
+            profile,
         }
     }
 
@@ -72,36 +82,184 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<CertificateFacts, PeerError> {
         let facts = CertificateFacts::of(leaf);
-        self.verify_chain(leaf, intermediates, role, now, facts.as_ref().ok())?;
+        // Whoever is of no accepted trust domain is refused below, whichever root vouches for it.
+        let domain = facts.as_ref().ok().and_then(|facts| self.accepted(facts));
+        Chain {
+            verifier: self,
+            leaf,
+            intermediates,
+            role,
+        }
+        .verify(domain.map(TrustDomain::as_str), now)?;
         let facts = facts?;
-        let domain = facts.spiffe_id.trust_domain();
-        if !self.trust_domains.iter().any(|accepted| accepted.as_str() == domain) {
+        if domain.is_none() {
             return Err(PeerError::TrustDomain {
                 found: facts.spiffe_id.to_string(),
                 accepted: join(&self.trust_domains),
             });
         }
-        Ok(facts)
+        match facts.algorithm {
+            Algorithm::Rsa { bits } if bits < self.profile.rsa_bits() => {
+                Err(PeerError::KeyUsage(format!(
+                    "its key is {}, which the TLS profile {:?} does not allow: give it another key",
+                    facts.algorithm, self.profile.name
+                )))
+            }
+            _ => Ok(facts),
+        }
     }
 
-    fn verify_chain(
+    fn accepted(&self, facts: &CertificateFacts) -> Option<&TrustDomain> {
+        let domain = facts.spiffe_id.trust_domain();
+        self.trust_domains
+            .iter()
+            .find(|accepted| accepted.as_str() == domain)
+    }
+
+    /// rustls offers the schemes but leaves it to us to check that the peer kept to the offer.
+    fn verify_signature(
         &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        role: Role,
-        now: UnixTime,
-        facts: Option<&CertificateFacts>,
-    ) -> Result<(), PeerError> {
-        let end_entity = EndEntityCert::try_from(leaf).map_err(|error| PeerError::Malformed(error.to_string()))?;
-        let usage = match role {
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if !self.profile.signature_schemes().contains(&signature.scheme) {
+            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+}
+
+/// A chain under verification.
+struct Chain<'a> {
+    verifier: &'a Verifier,
+    leaf: &'a CertificateDer<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+    role: Role,
+}
+
+impl Chain<'_> {
+    /// Checks it against the roots that may vouch for `domain`.
+    fn verify(&self, domain: Option<&str>, now: UnixTime) -> Result<(), PeerError> {
+        self.run(domain, now)
+            .map_err(|error| self.explain(&error, domain, now))
+    }
+
+    fn run(&self, domain: Option<&str>, now: UnixTime) -> Result<(), webpki::Error> {
+        let usage = match self.role {
             Role::Client => KeyUsage::client_auth(),
             Role::Server => KeyUsage::server_auth(),
         };
-        let anchors = self.bundle.anchors_for(facts.map(|facts| facts.spiffe_id.trust_domain()));
-        end_entity
-            .verify_for_usage(self.algorithms.all, &anchors, intermediates, now, usage, None, None)
+        let anchors = self.verifier.bundle.anchors_for(domain);
+        let algorithms = self.verifier.algorithms.all;
+        EndEntityCert::try_from(self.leaf)?
+            .verify_for_usage(
+                algorithms,
+                &anchors,
+                self.intermediates,
+                now,
+                usage,
+                None,
+                None,
+            )
             .map(|_| ())
-            .map_err(|error| chain_error(&error, facts))
+    }
+
+    /// Says what an operator has to do about a failure. Nothing here lets a chain pass.
+    fn explain(&self, error: &webpki::Error, domain: Option<&str>, now: UnixTime) -> PeerError {
+        use webpki::Error;
+        match error {
+            // webpki looks at the time first, but to renew a stranger's certificate would not help.
+            Error::CertExpired { .. } | Error::CertNotValidYet { .. }
+                if self.is_strange(domain, now) =>
+            {
+                PeerError::UnknownIssuer {
+                    issuer: self.issuer(),
+                }
+            }
+            Error::CertExpired { time, not_after } => PeerError::Expired {
+                not_after: instant(*not_after),
+                now: instant(*time),
+            },
+            Error::CertNotValidYet { time, not_before } => PeerError::NotYetValid {
+                not_before: instant(*not_before),
+                now: instant(*time),
+            },
+            Error::UnknownIssuer if domain.is_some() && self.run(None, now).is_ok() => {
+                PeerError::Chain(format!(
+                    "the root it chains to names another trust domain than {} as its own: issue it by a CA of that domain",
+                    domain.unwrap_or_default()
+                ))
+            }
+            Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => {
+                PeerError::UnknownIssuer {
+                    issuer: self.issuer(),
+                }
+            }
+            Error::CaUsedAsEndEntity => PeerError::KeyUsage(
+                "it is a CA certificate, not a workload's: issue it as an X.509-SVID leaf"
+                    .to_owned(),
+            ),
+            Error::RequiredEkuNotFoundContext(_) => PeerError::KeyUsage(format!(
+                "it came from a TLS {}, and its extended key usage lacks {}: issue it with clientAuth and serverAuth",
+                if self.role == Role::Client {
+                    "client"
+                } else {
+                    "server"
+                },
+                if self.role == Role::Client {
+                    "clientAuth"
+                } else {
+                    "serverAuth"
+                },
+            )),
+            Error::UnsupportedSignatureAlgorithmContext(_)
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+                PeerError::Chain(format!(
+                    "a CA signed with an algorithm that the TLS profile {:?} does not allow: use another CA, or profile",
+                    self.verifier.profile.name
+                ))
+            }
+            Error::BadDer
+            | Error::BadDerTime
+            | Error::ExtensionValueInvalid
+            | Error::MalformedExtensions
+            | Error::TrailingData(_)
+            | Error::UnsupportedCertVersion => PeerError::Malformed(error.to_string()),
+            other => PeerError::Chain(format!("{other}: have it issued anew")),
+        }
+    }
+
+    /// Whether it would chain to nothing we know even within its own validity.
+    fn is_strange(&self, domain: Option<&str>, now: UnixTime) -> bool {
+        let Ok((_, leaf)) = X509Certificate::from_der(self.leaf) else {
+            return true;
+        };
+        let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or_default();
+        let (begin, end) = (
+            seconds(leaf.validity().not_before),
+            seconds(leaf.validity().not_after),
+        );
+        let nearest =
+            UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().min(end).max(begin)));
+        matches!(
+            self.run(domain, nearest),
+            Err(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey)
+        )
+    }
+
+    /// The issuer that the leaf names, which is whatever an unknown peer wrote there: in bounds.
+    fn issuer(&self) -> String {
+        const LONGEST: usize = 200;
+        let Ok((_, leaf)) = X509Certificate::from_der(self.leaf) else {
+            return "unknown".to_owned();
+        };
+        let mut issuer = leaf.issuer().to_string();
+        if let Some((cut, _)) = issuer.char_indices().nth(LONGEST) {
+            issuer.truncate(cut);
+            issuer.push('…');
+        }
+        issuer
     }
 }
 
@@ -113,11 +271,21 @@ pub(crate) struct ServerVerifier {
 }
 
 impl ServerVerifier {
-    fn check_naming(&self, facts: &CertificateFacts, dialled: &ServerName<'_>) -> Result<(), PeerError> {
+    fn check_naming(
+        &self,
+        facts: &CertificateFacts,
+        dialled: &ServerName<'_>,
+    ) -> Result<(), PeerError> {
         let peer = || facts.spiffe_id.to_string();
         match &self.naming {
             Naming::TrustDomain => Ok(()),
-            Naming::Identity(expected) if expected.iter().any(|pattern| pattern.matches(&facts.spiffe_id)) => Ok(()),
+            Naming::Identity(expected)
+                if expected
+                    .iter()
+                    .any(|pattern| pattern.matches(&facts.spiffe_id)) =>
+            {
+                Ok(())
+            }
             Naming::Identity(expected) => Err(PeerError::Identity {
                 peer: peer(),
                 expected: join(expected),
@@ -153,7 +321,9 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let facts = self.verifier.verify(leaf, intermediates, Role::Server, now)?;
+        let facts = self
+            .verifier
+            .verify(leaf, intermediates, Role::Server, now)?;
         self.check_naming(&facts, dialled)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -173,11 +343,12 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.verifier.algorithms)
+        self.verifier
+            .verify_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.schemes.to_vec()
+        self.verifier.profile.signature_schemes().to_vec()
     }
 }
 
@@ -216,11 +387,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.algorithms)
+        self.0.verify_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.schemes.to_vec()
+        self.0.profile.signature_schemes().to_vec()
     }
 }
 
@@ -229,30 +400,13 @@ impl From<CertificateError> for PeerError {
         match error {
             CertificateError::Malformed(problem) => Self::Malformed(problem),
             CertificateError::UriNames { found } => Self::UriNames { found },
-            CertificateError::NotSpiffeId { found, problem } => Self::NotSpiffeId { found, problem },
-            CertificateError::KeyUsage(problem) => Self::KeyUsage(problem.to_owned()),
+            CertificateError::NotSpiffeId { found, problem } => {
+                Self::NotSpiffeId { found, problem }
+            }
+            CertificateError::KeyUsage(problem) => {
+                Self::KeyUsage(format!("{problem}: issue it as an X.509-SVID leaf"))
+            }
         }
-    }
-}
-
-fn chain_error(error: &webpki::Error, facts: Option<&CertificateFacts>) -> PeerError {
-    match error {
-        webpki::Error::CertExpired { time, not_after } => PeerError::Expired {
-            not_after: instant(*not_after),
-            now: instant(*time),
-        },
-        webpki::Error::CertNotValidYet { time, not_before } => PeerError::NotYetValid {
-            not_before: instant(*not_before),
-            now: instant(*time),
-        },
-        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => PeerError::UnknownIssuer {
-            issuer: facts.map_or_else(|| "unknown".to_owned(), |facts| facts.issuer.clone()),
-        },
-        webpki::Error::CaUsedAsEndEntity => PeerError::KeyUsage("it is a CA certificate, not a workload's".to_owned()),
-        webpki::Error::RequiredEkuNotFoundContext(_) => {
-            PeerError::KeyUsage("its extended key usage lacks clientAuth or serverAuth".to_owned())
-        }
-        other => PeerError::Chain(other.to_string()),
     }
 }
 
@@ -271,3 +425,6 @@ fn join<T: fmt::Display>(values: &[T]) -> String {
     let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

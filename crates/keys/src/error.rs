@@ -11,7 +11,9 @@ use crate::secret::SecretFileError;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The vendor's library is not where the configuration says.
-    #[error("PKCS#11 module {path}: {problem}: install the vendor's library, or correct key.pkcs11.module")]
+    #[error(
+        "PKCS#11 module {path}: {problem}: install the vendor's library, or correct key.pkcs11.module"
+    )]
     Module {
         /// The configured path.
         path: PathBuf,
@@ -19,7 +21,9 @@ pub enum OpenError {
         problem: String,
     },
     /// No token matches.
-    #[error("no token matches {uri}: the module shows {seen}: correct the URI, or connect and initialise the token")]
+    #[error(
+        "no token matches {uri}: the module shows {seen}: correct the URI, or connect and initialise the token"
+    )]
     TokenMissing {
         /// What was asked for.
         uri: String,
@@ -57,7 +61,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The token would lock at the next wrong PIN, or has.
-    #[error("token {token:?}: {state}: have the security officer reset the PIN; the last try is never spent here")]
+    #[error(
+        "token {token:?}: {state}: have the security officer reset the PIN; the last try is never spent here"
+    )]
     PinLocked {
         /// Label of the token.
         token: String,
@@ -65,7 +71,9 @@ pub enum OpenError {
         state: &'static str,
     },
     /// No key matches.
-    #[error("no private key matches {uri} in token {token:?}, which holds {seen}: correct object= or id=, or make the key")]
+    #[error(
+        "no private key matches {uri} in token {token:?}, which holds {seen}: correct object= or id=, or make the key"
+    )]
     KeyMissing {
         /// What was asked for.
         uri: String,
@@ -83,7 +91,9 @@ pub enum OpenError {
         ids: String,
     },
     /// The public half cannot be found or is of an unknown kind.
-    #[error("public key of {uri}: {source}: keep the public key object beside the private one, with the same CKA_ID")]
+    #[error(
+        "public key of {uri}: {source}: keep the public key object beside the private one, with the same CKA_ID"
+    )]
     PublicKey {
         /// What was asked for.
         uri: String,
@@ -91,7 +101,9 @@ pub enum OpenError {
         source: PublicKeyError,
     },
     /// The token cannot sign with this key as TLS 1.3 needs it.
-    #[error("token {token:?} cannot sign with {uri} for TLS 1.3: {problem}: use a P-256 key, or another token")]
+    #[error(
+        "token {token:?} cannot sign with {uri} for TLS 1.3: {problem}: use a P-256 key, or another token"
+    )]
     Mechanism {
         /// Label of the token.
         token: String,
@@ -101,7 +113,9 @@ pub enum OpenError {
         problem: String,
     },
     /// A test signature does not verify with the public key.
-    #[error("a test signature by {uri} with {scheme} does not verify: private and public key do not belong together")]
+    #[error(
+        "a test signature by {uri} with {scheme} does not verify: private and public key do not belong together"
+    )]
     SelfTest {
         /// What was asked for.
         uri: String,
@@ -117,10 +131,14 @@ pub enum OpenError {
         source: SignError,
     },
     /// A key in memory without saying that this is development.
-    #[error("a key in memory can be copied out of this process: use a PKCS#11 key, or say development: true")]
+    #[error(
+        "a key in memory can be copied out of this process: use a PKCS#11 key, or say development: true"
+    )]
     DevelopmentOnly,
     /// The key file holds no usable key.
-    #[error("{path}: {problem}: make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")]
+    #[error(
+        "{path}: {problem}: make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`"
+    )]
     KeyFile {
         /// The file.
         path: PathBuf,
@@ -133,7 +151,9 @@ pub enum OpenError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SignError {
     /// Too many signatures wait already.
-    #[error("{limit} signatures wait for a session already: the device is slower than the demand; raise maxSessions, or add devices")]
+    #[error(
+        "{limit} signatures wait for a session already: the device is slower than the demand; raise maxSessions, or add devices"
+    )]
     Overloaded {
         /// The configured bound.
         limit: usize,
@@ -157,6 +177,8 @@ pub enum SignError {
     #[error("the token answered {0}")]
     Device(String),
     /// The key is not in the token any more.
-    #[error("the key is not in the token any more: restore it, or make a new one with its certificate")]
+    #[error(
+        "the key is not in the token any more: restore it, or make a new one with its certificate"
+    )]
     KeyGone,
 }

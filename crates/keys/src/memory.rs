@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
-    KeyPair, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaKeyPair,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+    RsaKeyPair,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -70,11 +71,17 @@ impl PrivateKey for MemoryKey {
 
     fn sign(&self, scheme: Scheme, message: &[u8]) -> Result<Vec<u8>, SignError> {
         if !self.schemes().contains(&scheme) {
-            return Err(SignError::Scheme { scheme: scheme.name() });
+            return Err(SignError::Scheme {
+                scheme: scheme.name(),
+            });
         }
         let failed = |_| SignError::Device("the cryptographic library failed".to_owned());
         let signature = match &self.pair {
-            Pair::Ecdsa(pair) => pair.sign(&self.random, message).map_err(failed)?.as_ref().to_vec(),
+            Pair::Ecdsa(pair) => pair
+                .sign(&self.random, message)
+                .map_err(failed)?
+                .as_ref()
+                .to_vec(),
             Pair::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 let padding = match scheme {
@@ -83,7 +90,8 @@ impl PrivateKey for MemoryKey {
                     _ => &RSA_PSS_SHA256,
                 };
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(padding, &self.random, message, &mut signature).map_err(failed)?;
+                pair.sign(padding, &self.random, message, &mut signature)
+                    .map_err(failed)?;
                 signature
             }
         };
@@ -122,8 +130,10 @@ impl PrivateKey for MemoryKey {
 
 impl Pair {
     fn from_pkcs8(der: &[u8]) -> Result<(Self, PublicKey), String> {
-        let curves: [&'static EcdsaSigningAlgorithm; 2] =
-            [&ECDSA_P256_SHA256_ASN1_SIGNING, &ECDSA_P384_SHA384_ASN1_SIGNING];
+        let curves: [&'static EcdsaSigningAlgorithm; 2] = [
+            &ECDSA_P256_SHA256_ASN1_SIGNING,
+            &ECDSA_P384_SHA384_ASN1_SIGNING,
+        ];
         let (pair, spki) = if let Some(pair) = curves
             .iter()
             .find_map(|curve| EcdsaKeyPair::from_pkcs8(curve, der).ok())

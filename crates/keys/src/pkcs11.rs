@@ -58,7 +58,9 @@ impl Pkcs11Key {
         let mut failure = None;
         for scheme in &self.schemes {
             match self.sign(*scheme, MESSAGE) {
-                Ok(signature) if self.public.verifies(*scheme, MESSAGE, &signature) => proven.push(*scheme),
+                Ok(signature) if self.public.verifies(*scheme, MESSAGE, &signature) => {
+                    proven.push(*scheme)
+                }
                 Ok(_) => {
                     return Err(OpenError::SelfTest {
                         uri: self.reference.clone(),
@@ -96,7 +98,9 @@ impl PrivateKey for Pkcs11Key {
 
     fn sign(&self, scheme: Scheme, message: &[u8]) -> Result<Vec<u8>, SignError> {
         if !self.schemes.contains(&scheme) {
-            return Err(SignError::Scheme { scheme: scheme.name() });
+            return Err(SignError::Scheme {
+                scheme: scheme.name(),
+            });
         }
         let signature = self
             .sessions
@@ -113,7 +117,9 @@ impl PrivateKey for Pkcs11Key {
             AttributeType::NeverExtractable,
             AttributeType::Local,
         ];
-        let said = self.sessions.with(|session, key| session.get_attributes(key, &asked))?;
+        let said = self
+            .sessions
+            .with(|session, key| session.get_attributes(key, &asked))?;
         let claim = |pick: fn(&Attribute) -> Option<bool>| said.iter().find_map(pick);
         Ok(Custody {
             provider: "pkcs11",
@@ -122,11 +128,41 @@ impl PrivateKey for Pkcs11Key {
             algorithm: self.public.algorithm().to_string(),
             schemes: self.schemes.clone(),
             token: Some(self.token.info().clone()),
-            sensitive: claim(|said| if let Attribute::Sensitive(yes) = said { Some(*yes) } else { None }),
-            always_sensitive: claim(|said| if let Attribute::AlwaysSensitive(yes) = said { Some(*yes) } else { None }),
-            extractable: claim(|said| if let Attribute::Extractable(yes) = said { Some(*yes) } else { None }),
-            never_extractable: claim(|said| if let Attribute::NeverExtractable(yes) = said { Some(*yes) } else { None }),
-            local: claim(|said| if let Attribute::Local(yes) = said { Some(*yes) } else { None }),
+            sensitive: claim(|said| {
+                if let Attribute::Sensitive(yes) = said {
+                    Some(*yes)
+                } else {
+                    None
+                }
+            }),
+            always_sensitive: claim(|said| {
+                if let Attribute::AlwaysSensitive(yes) = said {
+                    Some(*yes)
+                } else {
+                    None
+                }
+            }),
+            extractable: claim(|said| {
+                if let Attribute::Extractable(yes) = said {
+                    Some(*yes)
+                } else {
+                    None
+                }
+            }),
+            never_extractable: claim(|said| {
+                if let Attribute::NeverExtractable(yes) = said {
+                    Some(*yes)
+                } else {
+                    None
+                }
+            }),
+            local: claim(|said| {
+                if let Attribute::Local(yes) = said {
+                    Some(*yes)
+                } else {
+                    None
+                }
+            }),
         })
     }
 

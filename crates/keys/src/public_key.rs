@@ -39,7 +39,11 @@ impl Algorithm {
         match self {
             Self::EcdsaP256 => &[Scheme::EcdsaP256Sha256],
             Self::EcdsaP384 => &[Scheme::EcdsaP384Sha384],
-            Self::Rsa { .. } => &[Scheme::RsaPssSha256, Scheme::RsaPssSha384, Scheme::RsaPssSha512],
+            Self::Rsa { .. } => &[
+                Scheme::RsaPssSha256,
+                Scheme::RsaPssSha384,
+                Scheme::RsaPssSha512,
+            ],
             Self::Ed25519 => &[Scheme::Ed25519],
         }
     }
@@ -89,13 +93,20 @@ impl PublicKey {
         let spki = Spki::from_der(der).map_err(malformed)?;
         let bits = spki.subject_public_key.raw_bytes().to_vec();
         let oid = spki.algorithm.oid;
-        let curve = spki.algorithm.parameters.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+        let curve = spki
+            .algorithm
+            .parameters
+            .and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
         let algorithm = match (oid, curve) {
             (EC_PUBLIC_KEY, Some(P256)) => Algorithm::EcdsaP256,
             (EC_PUBLIC_KEY, Some(P384)) => Algorithm::EcdsaP384,
-            (RSA, _) => Algorithm::Rsa { bits: rsa_bits(&bits)? },
+            (RSA, _) => Algorithm::Rsa {
+                bits: rsa_bits(&bits)?,
+            },
             (ED25519, _) => Algorithm::Ed25519,
-            (oid, Some(curve)) => return Err(PublicKeyError::Unsupported(format!("{oid} with {curve}"))),
+            (oid, Some(curve)) => {
+                return Err(PublicKeyError::Unsupported(format!("{oid} with {curve}")));
+            }
             (oid, None) => return Err(PublicKeyError::Unsupported(oid.to_string())),
         };
         let fingerprint = digest::digest(&digest::SHA256, der)
@@ -114,7 +125,11 @@ impl PublicKey {
     /// Builds one from an elliptic curve's parameters and uncompressed point (RFC 5480), as a
     /// token has them.
     pub(crate) fn from_ec(params: &[u8], point: &[u8]) -> Result<Self, PublicKeyError> {
-        Self::assemble(EC_PUBLIC_KEY, Some(AnyRef::from_der(params).map_err(malformed)?), point)
+        Self::assemble(
+            EC_PUBLIC_KEY,
+            Some(AnyRef::from_der(params).map_err(malformed)?),
+            point,
+        )
     }
 
     /// Builds one from an Ed25519 public key (RFC 8410).
@@ -155,7 +170,11 @@ impl PublicKey {
             .is_ok()
     }
 
-    fn assemble(oid: ObjectIdentifier, parameters: Option<AnyRef<'_>>, bits: &[u8]) -> Result<Self, PublicKeyError> {
+    fn assemble(
+        oid: ObjectIdentifier,
+        parameters: Option<AnyRef<'_>>,
+        bits: &[u8],
+    ) -> Result<Self, PublicKeyError> {
         let spki = Spki {
             algorithm: AlgorithmIdentifier { oid, parameters },
             subject_public_key: BitString::from_bytes(bits).map_err(malformed)?,
@@ -217,7 +236,10 @@ mod tests {
             let raw = raw.as_ref();
             short += usize::from(raw[0] == 0 || raw[32] == 0);
             let der = ecdsa_der(raw).unwrap();
-            assert!(public.verifies(Scheme::EcdsaP256Sha256, &message, &der), "{raw:02x?}");
+            assert!(
+                public.verifies(Scheme::EcdsaP256Sha256, &message, &der),
+                "{raw:02x?}"
+            );
         }
         assert!(short > 0, "no signature with a leading zero among them");
     }

@@ -32,7 +32,9 @@ pub enum SecretFileError {
         path: PathBuf,
     },
     /// Others could read or change it.
-    #[error("{path} has mode {mode:04o} and owner {owner}: others could read or change it: `chmod 0600` it (0440 with the pod's fsGroup)")]
+    #[error(
+        "{path} has mode {mode:04o} and owner {owner}: others could read or change it: `chmod 0600` it (0440 with the pod's fsGroup)"
+    )]
     Lax {
         /// The file.
         path: PathBuf,
@@ -67,7 +69,9 @@ impl SecretFile {
         // Asked of the open file: the name may point elsewhere by now.
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() || metadata.len() > MAX_BYTES {
-            return Err(SecretFileError::Shape { path: path.to_owned() });
+            return Err(SecretFileError::Shape {
+                path: path.to_owned(),
+            });
         }
         if !is_private(&metadata) {
             return Err(SecretFileError::Lax {
@@ -79,7 +83,9 @@ impl SecretFile {
         let capacity = usize::try_from(metadata.len()).unwrap_or_default() + 1;
         // Reserved at once: growing would leave copies behind.
         let mut content = Zeroizing::new(Vec::with_capacity(capacity));
-        file.take(MAX_BYTES).read_to_end(&mut content).map_err(failed)?;
+        file.take(MAX_BYTES)
+            .read_to_end(&mut content)
+            .map_err(failed)?;
         if content.ends_with(b"\n") {
             content.pop();
             if content.ends_with(b"\r") {
@@ -87,7 +93,9 @@ impl SecretFile {
             }
         }
         if content.is_empty() {
-            return Err(SecretFileError::Empty { path: path.to_owned() });
+            return Err(SecretFileError::Empty {
+                path: path.to_owned(),
+            });
         }
         Ok(Self(content))
     }
@@ -108,7 +116,8 @@ fn is_private(metadata: &Metadata) -> bool {
 
 fn in_group(group: u32) -> bool {
     group == rustix::process::getegid().as_raw()
-        || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|own| own.as_raw() == group))
+        || rustix::process::getgroups()
+            .is_ok_and(|groups| groups.iter().any(|own| own.as_raw() == group))
 }
 
 #[cfg(test)]
@@ -148,11 +157,22 @@ mod tests {
 
     #[test]
     fn a_missing_an_empty_and_a_huge_file_are_each_named() {
-        let missing = SecretFile::read(Path::new("/nonexistent/pin")).err().unwrap();
+        let missing = SecretFile::read(Path::new("/nonexistent/pin"))
+            .err()
+            .unwrap();
         assert!(missing.to_string().contains("/nonexistent/pin"));
-        assert!(matches!(with_mode(0o600, "\n"), Err(SecretFileError::Empty { .. })));
+        assert!(matches!(
+            with_mode(0o600, "\n"),
+            Err(SecretFileError::Empty { .. })
+        ));
         let huge = "1".repeat(70_000);
-        assert!(matches!(with_mode(0o600, &huge), Err(SecretFileError::Shape { .. })));
-        assert!(matches!(SecretFile::read(Path::new("/tmp")), Err(SecretFileError::Shape { .. })));
+        assert!(matches!(
+            with_mode(0o600, &huge),
+            Err(SecretFileError::Shape { .. })
+        ));
+        assert!(matches!(
+            SecretFile::read(Path::new("/tmp")),
+            Err(SecretFileError::Shape { .. })
+        ));
     }
 }

@@ -9,7 +9,12 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 /// What RFC 7512 lets stand unescaped in a path attribute, less what reads badly in a shell.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':');
 
 /// A PKCS#11 URI. Displays without the PIN's file, for logs and evidence.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,7 +39,9 @@ pub enum UriError {
     #[error("part {0} of the URI is not name=value")]
     Shape(usize),
     /// An attribute that is not understood here.
-    #[error("attribute {0:?} is not supported: use token, manufacturer, model, serial, slot-id, object, id, type and pin-source")]
+    #[error(
+        "attribute {0:?} is not supported: use token, manufacturer, model, serial, slot-id, object, id, type and pin-source"
+    )]
     Unknown(String),
     /// An attribute given twice.
     #[error("attribute {0:?} is given twice: keep one")]
@@ -48,7 +55,9 @@ pub enum UriError {
         problem: &'static str,
     },
     /// The PIN itself in the URI.
-    #[error("the PIN must not be in the URI: put it into a file with mode 0600 and write ?pin-source=file:/path")]
+    #[error(
+        "the PIN must not be in the URI: put it into a file with mode 0600 and write ?pin-source=file:/path"
+    )]
     InlinePin,
     /// A path attribute behind the question mark, or the other way round.
     #[error("attribute {0:?} stands on the wrong side of the question mark")]
@@ -76,7 +85,8 @@ impl Pkcs11Uri {
 
     /// Whether a token with these properties is meant.
     pub(crate) fn matches_token(&self, token: &crate::Token, slot: u64) -> bool {
-        let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+        let same =
+            |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
         same(&self.token, &token.label)
             && same(&self.manufacturer, &token.manufacturer)
             && same(&self.model, &token.model)
@@ -87,7 +97,11 @@ impl Pkcs11Uri {
     fn path_attribute(&mut self, name: &str, value: &str) -> Result<(), UriError> {
         match name {
             "token" => set(&mut self.token, "token", text("token", value)?),
-            "manufacturer" => set(&mut self.manufacturer, "manufacturer", text("manufacturer", value)?),
+            "manufacturer" => set(
+                &mut self.manufacturer,
+                "manufacturer",
+                text("manufacturer", value)?,
+            ),
             "model" => set(&mut self.model, "model", text("model", value)?),
             "serial" => set(&mut self.serial, "serial", text("serial", value)?),
             "object" => set(&mut self.object, "object", text("object", value)?),
@@ -126,9 +140,8 @@ impl Pkcs11Uri {
                 set(&mut self.pin_source, "pin-source", PathBuf::from(path))
             }
             "pin-value" => Err(UriError::InlinePin),
-            "token" | "manufacturer" | "model" | "serial" | "object" | "id" | "slot-id" | "type" => {
-                Err(UriError::Misplaced(name.to_owned()))
-            }
+            "token" | "manufacturer" | "model" | "serial" | "object" | "id" | "slot-id"
+            | "type" => Err(UriError::Misplaced(name.to_owned())),
             _ => Err(UriError::Unknown(printable(name))),
         }
     }
@@ -159,14 +172,34 @@ impl FromStr for Pkcs11Uri {
 impl fmt::Display for Pkcs11Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let escape = |text: &[u8]| percent_encode(text, ESCAPED).to_string();
-        let id: Option<String> = self.id.as_ref().map(|id| id.iter().map(|byte| format!("%{byte:02X}")).collect());
+        let id: Option<String> = self
+            .id
+            .as_ref()
+            .map(|id| id.iter().map(|byte| format!("%{byte:02X}")).collect());
         let attributes = [
-            ("token", self.token.as_ref().map(|text| escape(text.as_bytes()))),
-            ("manufacturer", self.manufacturer.as_ref().map(|text| escape(text.as_bytes()))),
-            ("model", self.model.as_ref().map(|text| escape(text.as_bytes()))),
-            ("serial", self.serial.as_ref().map(|text| escape(text.as_bytes()))),
+            (
+                "token",
+                self.token.as_ref().map(|text| escape(text.as_bytes())),
+            ),
+            (
+                "manufacturer",
+                self.manufacturer
+                    .as_ref()
+                    .map(|text| escape(text.as_bytes())),
+            ),
+            (
+                "model",
+                self.model.as_ref().map(|text| escape(text.as_bytes())),
+            ),
+            (
+                "serial",
+                self.serial.as_ref().map(|text| escape(text.as_bytes())),
+            ),
             ("slot-id", self.slot_id.map(|number| number.to_string())),
-            ("object", self.object.as_ref().map(|text| escape(text.as_bytes()))),
+            (
+                "object",
+                self.object.as_ref().map(|text| escape(text.as_bytes())),
+            ),
             ("id", id),
         ];
         let given: Vec<String> = attributes
@@ -202,7 +235,12 @@ fn bytes(name: &'static str, value: &str) -> Result<Vec<u8>, UriError> {
         return refuse("empty");
     }
     let escapes = value.split('%').skip(1);
-    let well_formed = |escape: &str| escape.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    let well_formed = |escape: &str| {
+        escape
+            .as_bytes()
+            .get(..2)
+            .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+    };
     if !escapes.into_iter().all(well_formed) {
         return refuse("a percent sign has to be followed by two hexadecimal digits");
     }
@@ -254,7 +292,10 @@ mod tests {
 
     #[test]
     fn an_inline_pin_is_refused_with_the_fix_and_not_repeated() {
-        for uri in ["pkcs11:object=a?pin-value=98765", "pkcs11:object=a;pin-value=98765"] {
+        for uri in [
+            "pkcs11:object=a?pin-value=98765",
+            "pkcs11:object=a;pin-value=98765",
+        ] {
             let message = parse(uri).unwrap_err().to_string();
             assert!(message.contains("pin-source=file:"), "{message}");
             assert!(!message.contains("98765"));

@@ -73,7 +73,10 @@ impl Steps<'_> {
                 return Ok(connection);
             }
             self.read(&mut piece).await?;
-            let fed = self.pool.run(self.deadline, move || feed(connection, piece)).await?;
+            let fed = self
+                .pool
+                .run(self.deadline, move || feed(connection, piece))
+                .await?;
             let result;
             (connection, piece, result) = fed;
             if let Err(error) = result {
@@ -88,7 +91,10 @@ impl Steps<'_> {
         piece.clear();
         piece.reserve_exact(PIECE);
         loop {
-            self.socket.readable().await.map_err(LinkError::Interrupted)?;
+            self.socket
+                .readable()
+                .await
+                .map_err(LinkError::Interrupted)?;
             match self.socket.try_read_buf(piece) {
                 Ok(0) => {
                     return Err(LinkError::Interrupted(io::ErrorKind::UnexpectedEof.into()));
@@ -102,7 +108,10 @@ impl Steps<'_> {
 
     async fn flush(&self, connection: &mut Connection) -> Result<(), LinkError> {
         while connection.wants_write() {
-            self.socket.writable().await.map_err(LinkError::Interrupted)?;
+            self.socket
+                .writable()
+                .await
+                .map_err(LinkError::Interrupted)?;
             match connection.write_tls(&mut TryWrite(self.socket)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -127,7 +136,10 @@ impl Role {
 
 /// Feeds the whole piece: `read_tls` takes a part at a time, and bytes left over at the switch
 /// from handshake to relay would be lost.
-fn feed(mut connection: Connection, piece: Vec<u8>) -> (Connection, Vec<u8>, Result<(), rustls::Error>) {
+fn feed(
+    mut connection: Connection,
+    piece: Vec<u8>,
+) -> (Connection, Vec<u8>, Result<(), rustls::Error>) {
     let mut rest = piece.as_slice();
     let mut result = Ok(());
     while result.is_ok() && !rest.is_empty() {

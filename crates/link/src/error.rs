@@ -47,7 +47,9 @@ pub enum LinkError {
     Peer(PeerError),
 
     /// What the peer sent is not TLS.
-    #[error("plaintext refused: the peer does not speak TLS; give it a sidecar, or a certificate of the mesh")]
+    #[error(
+        "plaintext refused: the peer does not speak TLS; give it a sidecar, or a certificate of the mesh"
+    )]
     Plaintext,
 
     /// The peer refused us with a TLS alert.

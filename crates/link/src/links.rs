@@ -128,9 +128,15 @@ impl Links {
     ///
     /// # Errors
     /// See [`LinkError`]. Nothing of the peer may be delivered then.
-    pub async fn accept(&self, epoch: &Epoch, socket: TcpStream, deadline: Instant) -> Result<Link, LinkError> {
+    pub async fn accept(
+        &self,
+        epoch: &Epoch,
+        socket: TcpStream,
+        deadline: Instant,
+    ) -> Result<Link, LinkError> {
         let role = Role::Server(epoch.server_config());
-        self.seal(Direction::Inbound, role, socket, epoch, deadline).await
+        self.seal(Direction::Inbound, role, socket, epoch, deadline)
+            .await
     }
 
     async fn seal(
@@ -176,7 +182,12 @@ impl Links {
         }
     }
 
-    fn facts(&self, connection: &Connection, epoch: &Epoch, handshake: Duration) -> Result<LinkFacts, LinkError> {
+    fn facts(
+        &self,
+        connection: &Connection,
+        epoch: &Epoch,
+        handshake: Duration,
+    ) -> Result<LinkFacts, LinkError> {
         let leaf = connection
             .peer_certificates()
             .and_then(<[_]>::first)

@@ -130,14 +130,19 @@ mod tests {
             })
             .await
         });
-        tokio::task::spawn_blocking(move || begins.recv().unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || begins.recv().unwrap())
+            .await
+            .unwrap();
         let queued = pool.clone();
         let waiting = tokio::spawn(async move { queued.run(soon(), || ()).await });
         while pool.waiting() == 0 {
             tokio::task::yield_now().await;
         }
         let refused = pool.run(soon(), || ()).await.unwrap_err();
-        assert!(matches!(refused, LinkError::Overloaded { limit: 1, .. }), "{refused}");
+        assert!(
+            matches!(refused, LinkError::Overloaded { limit: 1, .. }),
+            "{refused}"
+        );
         release.send(()).unwrap();
         running.await.unwrap().unwrap();
         waiting.await.unwrap().unwrap();
@@ -146,7 +151,9 @@ mod tests {
     #[tokio::test]
     async fn a_step_whose_turn_comes_too_late_is_not_run() {
         let pool = SigningPool::start(1, 1).unwrap();
-        let late = pool.run(Instant::now(), || panic!("ran after its deadline")).await;
+        let late = pool
+            .run(Instant::now(), || panic!("ran after its deadline"))
+            .await;
         assert!(matches!(late, Err(LinkError::Deadline { .. })));
     }
 }

@@ -144,7 +144,9 @@ impl Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("links", &self.len()).finish()
+        f.debug_struct("Registry")
+            .field("links", &self.len())
+            .finish()
     }
 }
 

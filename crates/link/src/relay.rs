@@ -172,7 +172,12 @@ impl Relay {
     }
 
     /// When to look at the clock again; `None` while no time limit can apply.
-    fn next_look(&self, end: Option<End>, half_closed_idle: Duration, quiet_since: Instant) -> Option<Instant> {
+    fn next_look(
+        &self,
+        end: Option<End>,
+        half_closed_idle: Duration,
+        quiet_since: Instant,
+    ) -> Option<Instant> {
         let now = Instant::now();
         let ending = end.map(|end| {
             if now < end.drain {
@@ -205,7 +210,11 @@ impl Relay {
         })
     }
 
-    fn poll_outward(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<Poll<()>, Broken> {
+    fn poll_outward(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Result<Poll<()>, Broken> {
         loop {
             if self.far.poll_flush(cx)?.is_pending() {
                 return Ok(Poll::Pending);

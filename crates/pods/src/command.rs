@@ -115,11 +115,16 @@ impl PodCommand {
         let failed = |source| run_error(&program, source);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::env::temp_dir();
-        let path = |kind: &str| directory.join(format!("sealwire-{}-{number}.{kind}", std::process::id()));
+        let path =
+            |kind: &str| directory.join(format!("sealwire-{}-{number}.{kind}", std::process::id()));
         let (stdout, stderr) = (path("out"), path("err"));
         let mut command = self.command();
         let mut child = command
-            .stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if self.input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(File::create(&stdout).map_err(failed)?)
             .stderr(File::create(&stderr).map_err(failed)?)
             .spawn()
@@ -170,7 +175,12 @@ impl PodCommand {
         match self.capabilities {
             Capabilities::All => {}
             Capabilities::None => {
-                command.args(["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]);
+                command.args([
+                    "--bounding-set=-all",
+                    "--inh-caps=-all",
+                    "--ambient-caps=-all",
+                    "--no-new-privs",
+                ]);
             }
             Capabilities::Only(names) => {
                 let kept: String = names.iter().map(|name| format!(",+{name}")).collect();
@@ -209,7 +219,9 @@ impl Process {
     /// Sends it a signal, by name: `TERM`, `KILL`, `STOP`.
     pub fn signal(&self, name: &str) {
         // From inside: the process may belong to a user that is nobody outside.
-        let _ = self.world.script("kill", &format!("kill -{name} {}", self.child.id()));
+        let _ = self
+            .world
+            .script("kill", &format!("kill -{name} {}", self.child.id()));
     }
 
     /// Waits for its end.
@@ -258,7 +270,11 @@ impl Finished {
 /// # Panics
 /// When it has found nothing within `timeout`. `what` says what was waited for.
 #[allow(clippy::panic, reason = "an assertion, for tests")]
-pub fn assert_eventually<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn assert_eventually<T>(
+    what: &str,
+    timeout: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(found) = look() {
@@ -271,11 +287,17 @@ pub fn assert_eventually<T>(what: &str, timeout: Duration, mut look: impl FnMut(
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the pause between two looks at a condition with a deadline")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the pause between two looks at a condition with a deadline"
+)]
 pub(crate) fn pause() {
     std::thread::sleep(POLL);
 }
 
 fn read(path: &std::path::Path) -> String {
-    fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    fs::read(path).map_or_else(
+        |_| String::new(),
+        |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+    )
 }

@@ -62,9 +62,26 @@ pub struct Flow {
 }
 
 impl Capture {
-    pub(crate) fn start(world: &Arc<Inner>, interface: &str, file: PathBuf) -> Result<Self, WorldError> {
+    pub(crate) fn start(
+        world: &Arc<Inner>,
+        interface: &str,
+        file: PathBuf,
+    ) -> Result<Self, WorldError> {
         let process = PodCommand::new(world.clone(), None, "tcpdump".into())
-            .args(["--immediate-mode", "-U", "-n", "-s", "0", "-Z", "root", "-B", "65536", "-i", interface, "-w"])
+            .args([
+                "--immediate-mode",
+                "-U",
+                "-n",
+                "-s",
+                "0",
+                "-Z",
+                "root",
+                "-B",
+                "65536",
+                "-i",
+                interface,
+                "-w",
+            ])
             .args([&file])
             .spawn()?;
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -175,7 +192,8 @@ impl Wire {
             ),
             Some(TransportSlice::Udp(udp)) => {
                 let to = SocketAddr::new(destination, udp.destination_port()).to_string();
-                *self.datagrams.entry(to).or_default() += u64::try_from(udp.payload().len()).unwrap_or(u64::MAX);
+                *self.datagrams.entry(to).or_default() +=
+                    u64::try_from(udp.payload().len()).unwrap_or(u64::MAX);
                 self.payloads.push(udp.payload().to_vec());
             }
             _ => {}

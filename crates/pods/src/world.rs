@@ -168,8 +168,10 @@ impl World {
     /// # Errors
     /// When the kernel refuses.
     pub fn give(&self, path: &Path, uid: u32, gid: u32) -> Result<(), WorldError> {
-        self.inner
-            .script("chown", &format!("chown -R {uid}:{gid} '{}'", path.display()))
+        self.inner.script(
+            "chown",
+            &format!("chown -R {uid}:{gid} '{}'", path.display()),
+        )
     }
 
     /// Begins to capture what passes a pod's interface.
@@ -216,7 +218,10 @@ impl Pod {
     /// Whether something listens on a TCP port of the pod.
     pub fn listens(&self, port: u16) -> bool {
         let filter = format!("sport = :{port}");
-        let listed = self.command("ss").args(["-Htln", &filter]).run(Duration::from_secs(5));
+        let listed = self
+            .command("ss")
+            .args(["-Htln", &filter])
+            .run(Duration::from_secs(5));
         listed.is_ok_and(|listed| !listed.stdout.trim().is_empty())
     }
 }
@@ -237,7 +242,15 @@ impl Inner {
             }
         }
         let mut holder = unshare
-            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", "echo made; exec sleep infinity"])
+            .args([
+                "--net",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                "echo made; exec sleep infinity",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -271,15 +284,25 @@ impl Inner {
         let pid = self.holder.id();
         if is_root() {
             for map in ["uid_map", "gid_map"] {
-                fs::write(format!("/proc/{pid}/{map}"), format!("0 {OUTER} {MAPPED}\n"))
-                    .map_err(|source| run_error(map, source))?;
+                fs::write(
+                    format!("/proc/{pid}/{map}"),
+                    format!("0 {OUTER} {MAPPED}\n"),
+                )
+                .map_err(|source| run_error(map, source))?;
             }
             return Ok(());
         }
-        let own = [rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()];
-        for (program, file, own) in [("newuidmap", "/etc/subuid", own[0]), ("newgidmap", "/etc/subgid", own[1])] {
+        let own = [
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+        ];
+        for (program, file, own) in [
+            ("newuidmap", "/etc/subuid", own[0]),
+            ("newgidmap", "/etc/subgid", own[1]),
+        ] {
             let (start, count) = subordinate(file)?;
-            let arguments = [pid, 0, own, 1, 1, start, count.min(MAPPED - 1)].map(|number| number.to_string());
+            let arguments =
+                [pid, 0, own, 1, 1, start, count.min(MAPPED - 1)].map(|number| number.to_string());
             finish(Command::new(program).args(arguments), program)?;
         }
         Ok(())
@@ -288,7 +311,12 @@ impl Inner {
     /// The start of every command in the world: into its namespaces, as its root.
     pub(crate) fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.holder.id().to_string(), "--net", "--mount"]);
+        command.args([
+            "--target",
+            &self.holder.id().to_string(),
+            "--net",
+            "--mount",
+        ]);
         if self.privilege == Privilege::UserNamespace {
             command.args(["--user", "--setuid", "0", "--setgid", "0"]);
         }
@@ -309,7 +337,10 @@ impl Drop for Inner {
         // What belongs to mapped users can be removed from inside alone.
         let _ = self.script(
             "clean up",
-            &format!("find '{}' -mindepth 1 -delete", self.directory.path().display()),
+            &format!(
+                "find '{}' -mindepth 1 -delete",
+                self.directory.path().display()
+            ),
         );
         let _ = self.holder.kill();
         let _ = self.holder.wait();
@@ -334,10 +365,11 @@ fn check_programs(privilege: Privilege) -> Result<(), WorldError> {
         needed.push(("newuidmap", "uidmap"));
     }
     let directories = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-    match needed
-        .into_iter()
-        .find(|(program, _)| !directories.iter().any(|directory| Path::new(directory).join(program).exists()))
-    {
+    match needed.into_iter().find(|(program, _)| {
+        !directories
+            .iter()
+            .any(|directory| Path::new(directory).join(program).exists())
+    }) {
         Some((program, package)) => Err(WorldError::Missing { program, package }),
         None => Ok(()),
     }
@@ -353,11 +385,16 @@ fn subordinate(file: &str) -> Result<(u32, u32), WorldError> {
         .filter_map(|line| {
             let mut parts = line.split(':');
             let owner = parts.next()?;
-            let range = (parts.next()?.parse().ok()?, parts.next()?.trim().parse().ok()?);
+            let range = (
+                parts.next()?.parse().ok()?,
+                parts.next()?.trim().parse().ok()?,
+            );
             (owner == name.trim() || owner == uid).then_some(range)
         })
         .find(|(_, count)| *count >= 2000)
-        .ok_or_else(|| WorldError::NoUserNamespaces(format!("{file} has no range for {}", name.trim())))
+        .ok_or_else(|| {
+            WorldError::NoUserNamespaces(format!("{file} has no range for {}", name.trim()))
+        })
 }
 
 fn finish(command: &mut Command, step: &str) -> Result<(), WorldError> {

@@ -30,7 +30,9 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// The kernel refused; the rules that were there before are untouched.
-    #[error("{program} failed: {message}: this needs the capability NET_ADMIN in the pod's network namespace (an init container has it)")]
+    #[error(
+        "{program} failed: {message}: this needs the capability NET_ADMIN in the pod's network namespace (an init container has it)"
+    )]
     Refused {
         /// The program.
         program: &'static str,
@@ -47,7 +49,12 @@ pub enum CaptureError {
 pub fn apply(spec: &CaptureSpec) -> Result<(), CaptureError> {
     nft(&spec.ruleset())?;
     if Path::new("/proc/sys/net/ipv6").exists() {
-        run("ip", "iproute2", &["-6", "address", "replace", "::6/128", "dev", "lo", "nodad"], "")?;
+        run(
+            "ip",
+            "iproute2",
+            &["-6", "address", "replace", "::6/128", "dev", "lo", "nodad"],
+            "",
+        )?;
     }
     Ok(())
 }
@@ -64,7 +71,12 @@ fn nft(ruleset: &str) -> Result<(), CaptureError> {
     run("nft", "nftables", &["--file", "-"], ruleset)
 }
 
-fn run(program: &'static str, package: &'static str, arguments: &[&str], input: &str) -> Result<(), CaptureError> {
+fn run(
+    program: &'static str,
+    package: &'static str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<(), CaptureError> {
     let path = DIRECTORIES
         .iter()
         .map(|directory| Path::new(directory).join(program))

@@ -108,14 +108,19 @@ impl ProofDesk {
 
     /// True when it was captured, false when there is no route at all, and so nothing to capture.
     async fn prove_tcp(&self, destination: SocketAddr) -> Result<bool, ProofError> {
-        let failed = |problem: String| ProofError::NotCaptured { destination, problem };
+        let failed = |problem: String| ProofError::NotCaptured {
+            destination,
+            problem,
+        };
         let attempt = async {
             let socket = match TcpStream::connect(destination).await {
                 Ok(socket) => socket,
                 Err(error) if destination.is_ipv6() && is_unroutable(&error) => return Ok(false),
                 Err(error) => return Err(failed(error.to_string())),
             };
-            let local = socket.local_addr().map_err(|error| failed(error.to_string()))?;
+            let local = socket
+                .local_addr()
+                .map_err(|error| failed(error.to_string()))?;
             self.wait_for(canonical(local), destination).await;
             Ok(true)
         };
@@ -140,7 +145,10 @@ impl ProofDesk {
     }
 
     fn forget(&self) {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.arrivals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -150,7 +158,13 @@ async fn prove_udp(destination: SocketAddr) -> Result<(), ProofError> {
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    let sent = async { UdpSocket::bind((any, 0)).await?.send_to(b"sealwire", destination).await }.await;
+    let sent = async {
+        UdpSocket::bind((any, 0))
+            .await?
+            .send_to(b"sealwire", destination)
+            .await
+    }
+    .await;
     match sent {
         Ok(_) => Err(ProofError::DatagramPassed { destination }),
         // Refused by the rules (EPERM), or by the lack of a route.
@@ -163,7 +177,12 @@ fn proof_addresses() -> [IpAddr; 2] {
 }
 
 fn is_unroutable(error: &io::Error) -> bool {
-    let unroutable = [Errno::NETUNREACH, Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT, Errno::HOSTUNREACH];
+    let unroutable = [
+        Errno::NETUNREACH,
+        Errno::ADDRNOTAVAIL,
+        Errno::AFNOSUPPORT,
+        Errno::HOSTUNREACH,
+    ];
     error
         .raw_os_error()
         .is_some_and(|code| unroutable.iter().any(|errno| errno.raw_os_error() == code))
@@ -190,7 +209,10 @@ mod tests {
     fn applications_that_dial_the_reserved_addresses_take_no_memory() {
         let desk = ProofDesk::default();
         for port in 1..10_000 {
-            desk.claim(SocketAddr::from(([198, 18, 0, 2], port)), "198.51.100.1:443".parse().unwrap());
+            desk.claim(
+                SocketAddr::from(([198, 18, 0, 2], port)),
+                "198.51.100.1:443".parse().unwrap(),
+            );
         }
         assert_eq!(desk.arrivals.lock().unwrap().len(), MAX_ARRIVALS);
     }

@@ -40,7 +40,10 @@ fn write_ruleset(out: &mut String, spec: &CaptureSpec) -> std::fmt::Result {
     let uid = spec.uid;
     let ports = &spec.ports;
     let (outbound, inbound) = (ports.outbound, ports.inbound);
-    let private = format!("{{ {}, {}, {} }}", ports.outbound, ports.inbound, ports.admin);
+    let private = format!(
+        "{{ {}, {}, {} }}",
+        ports.outbound, ports.inbound, ports.admin
+    );
     let open = format!("{{ {}, {} }}", ports.health, ports.metrics);
     writeln!(
         out,
@@ -164,7 +167,10 @@ enum Family {
 
 impl Family {
     fn has(self, net: &IpNet) -> bool {
-        matches!((self, net), (Self::V4, IpNet::V4(_)) | (Self::V6, IpNet::V6(_)))
+        matches!(
+            (self, net),
+            (Self::V4, IpNet::V4(_)) | (Self::V6, IpNet::V6(_))
+        )
     }
 
     fn names(self) -> (&'static str, &'static str) {
@@ -184,7 +190,12 @@ fn write_sets(out: &mut String, spec: &CaptureSpec) -> std::fmt::Result {
             "\tset declared_{name} {{ type {kind} . inet_service; flags interval; {}comment \"where the proxy may connect to\"; }}",
             elements(&declared)
         )?;
-        let node: Vec<_> = spec.node.iter().filter(|net| family.has(net)).map(ToString::to_string).collect();
+        let node: Vec<_> = spec
+            .node
+            .iter()
+            .filter(|net| family.has(net))
+            .map(ToString::to_string)
+            .collect();
         writeln!(
             out,
             "\tset node_{name} {{ type {kind}; flags interval; auto-merge; {}comment \"who may ask for health and metrics\"; }}",
@@ -198,10 +209,20 @@ fn write_sets(out: &mut String, spec: &CaptureSpec) -> std::fmt::Result {
 /// concatenated set has no automatic merging, so what another element covers is left out.
 fn declared(spec: &CaptureSpec, family: Family) -> Vec<String> {
     let mesh = spec.mesh.iter().map(|net| (*net, &[][..]));
-    let services = spec.services.iter().map(|(net, ports)| (*net, ports.as_slice()));
-    let exceptions = spec.exceptions.iter().map(|rule| (rule.destination, rule.ports.as_slice()));
+    let services = spec
+        .services
+        .iter()
+        .map(|(net, ports)| (*net, ports.as_slice()));
+    let exceptions = spec
+        .exceptions
+        .iter()
+        .map(|rule| (rule.destination, rule.ports.as_slice()));
     let mut ranges: Vec<(IpNet, Option<u16>)> = Vec::new();
-    for (net, ports) in mesh.chain(services).chain(exceptions).filter(|(net, _)| family.has(net)) {
+    for (net, ports) in mesh
+        .chain(services)
+        .chain(exceptions)
+        .filter(|(net, _)| family.has(net))
+    {
         if ports.is_empty() {
             ranges.push((net, None));
         }
@@ -242,7 +263,11 @@ enum Way {
 /// TCP they go through the proxy like everything else.
 fn write_resolvers(out: &mut String, spec: &CaptureSpec, way: Way) -> std::fmt::Result {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    for rule in spec.exceptions.iter().filter(|rule| rule.kind == ExceptionKind::Dns) {
+    for rule in spec
+        .exceptions
+        .iter()
+        .filter(|rule| rule.kind == ExceptionKind::Dns)
+    {
         let ip = match rule.destination {
             IpNet::V4(_) => "ip",
             IpNet::V6(_) => "ip6",
@@ -255,10 +280,20 @@ fn write_resolvers(out: &mut String, spec: &CaptureSpec, way: Way) -> std::fmt::
             .unwrap_or_else(|_| "1970-01-01 00:00:00".to_owned());
         for port in &rule.ports {
             match way {
-                Way::Leave => write!(out, "\t\t{ip} daddr {address} udp dport {port} meta time < \"{expires}\"")?,
-                Way::Enter => write!(out, "\t\t{ip} saddr {address} udp sport {port} ct direction reply")?,
+                Way::Leave => write!(
+                    out,
+                    "\t\t{ip} daddr {address} udp dport {port} meta time < \"{expires}\""
+                )?,
+                Way::Enter => write!(
+                    out,
+                    "\t\t{ip} saddr {address} udp sport {port} ct direction reply"
+                )?,
             }
-            writeln!(out, " counter accept comment \"exception {}\"", comment(&rule.name))?;
+            writeln!(
+                out,
+                " counter accept comment \"exception {}\"",
+                comment(&rule.name)
+            )?;
         }
     }
     Ok(())
@@ -266,7 +301,13 @@ fn write_resolvers(out: &mut String, spec: &CaptureSpec, way: Way) -> std::fmt::
 
 /// What may stand in a comment of nft: short, and without quotes.
 fn comment(name: &str) -> String {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_. ".contains(c) { c } else { '?' };
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_. ".contains(c) {
+            c
+        } else {
+            '?'
+        }
+    };
     name.chars().take(64).map(allowed).collect()
 }
 
@@ -286,7 +327,10 @@ mod tests {
         CaptureSpec {
             uid: 1337,
             ports: Ports::default(),
-            mesh: vec!["198.18.0.0/15".parse().unwrap(), "fd00:5ea1::/32".parse().unwrap()],
+            mesh: vec![
+                "198.18.0.0/15".parse().unwrap(),
+                "fd00:5ea1::/32".parse().unwrap(),
+            ],
             services: vec![("198.19.0.10/32".parse().unwrap(), vec![80])],
             exceptions: vec![ExceptionSpec {
                 name: "cluster-dns".to_owned(),
@@ -308,7 +352,11 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        nft.stdin.take().unwrap().write_all(ruleset.as_bytes()).unwrap();
+        nft.stdin
+            .take()
+            .unwrap()
+            .write_all(ruleset.as_bytes())
+            .unwrap();
         let output = nft.wait_with_output().unwrap();
         if output.status.success() {
             Ok(())
@@ -326,15 +374,22 @@ mod tests {
     fn an_exception_for_names_ends_in_the_kernel_too() {
         let rules = spec().ruleset();
         assert!(
-            rules.contains("ip daddr 203.0.113.53 udp dport 53 meta time < \"2030-01-02 03:04:05\""),
+            rules
+                .contains("ip daddr 203.0.113.53 udp dport 53 meta time < \"2030-01-02 03:04:05\""),
             "{rules}"
         );
     }
 
     #[test]
     fn a_service_inside_a_mesh_range_is_not_declared_twice() {
-        let mesh_alone = CaptureSpec { services: Vec::new(), ..spec() };
-        assert_eq!(declared(&spec(), Family::V4), declared(&mesh_alone, Family::V4));
+        let mesh_alone = CaptureSpec {
+            services: Vec::new(),
+            ..spec()
+        };
+        assert_eq!(
+            declared(&spec(), Family::V4),
+            declared(&mesh_alone, Family::V4)
+        );
     }
 
     #[test]
@@ -347,8 +402,10 @@ mod tests {
 
     fn any_net() -> impl Strategy<Value = IpNet> {
         prop_oneof![
-            (any::<[u8; 4]>(), 1..=32_u8).prop_map(|(ip, len)| IpNet::new(ip.into(), len).unwrap().trunc()),
-            (any::<[u8; 16]>(), 1..=128_u8).prop_map(|(ip, len)| IpNet::new(ip.into(), len).unwrap().trunc()),
+            (any::<[u8; 4]>(), 1..=32_u8)
+                .prop_map(|(ip, len)| IpNet::new(ip.into(), len).unwrap().trunc()),
+            (any::<[u8; 16]>(), 1..=128_u8)
+                .prop_map(|(ip, len)| IpNet::new(ip.into(), len).unwrap().trunc()),
         ]
     }
 

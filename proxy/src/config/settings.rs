@@ -70,8 +70,18 @@ impl Config {
                 "give it a UID of its own, such as 1337",
             ));
         }
-        let nets = self.mesh.ranges.iter().enumerate().map(|(i, net)| (format!("mesh.ranges[{i}]"), net));
-        let nodes = self.capture.node.iter().enumerate().map(|(i, net)| (format!("capture.node[{i}]"), net));
+        let nets = self
+            .mesh
+            .ranges
+            .iter()
+            .enumerate()
+            .map(|(i, net)| (format!("mesh.ranges[{i}]"), net));
+        let nodes = self
+            .capture
+            .node
+            .iter()
+            .enumerate()
+            .map(|(i, net)| (format!("capture.node[{i}]"), net));
         for (field, net) in nets.chain(nodes) {
             check_net(field, net)?;
         }
@@ -154,7 +164,11 @@ impl Config {
     fn check_exceptions(&self) -> Result<(), ConfigError> {
         for (i, rule) in self.exceptions.iter().enumerate() {
             let field = |name: &str| format!("exceptions[{i}].{name}");
-            let said = [("name", &rule.name), ("reason", &rule.reason), ("owner", &rule.owner)];
+            let said = [
+                ("name", &rule.name),
+                ("reason", &rule.reason),
+                ("owner", &rule.owner),
+            ];
             for (name, text) in said {
                 if text.trim().is_empty() || text.chars().any(char::is_control) {
                     return Err(ConfigError::invalid(
@@ -171,7 +185,9 @@ impl Config {
                     "name the ports",
                 ));
             }
-            if rule.kind == ExceptionKind::Dns && rule.destination.prefix_len() != rule.destination.max_prefix_len() {
+            if rule.kind == ExceptionKind::Dns
+                && rule.destination.prefix_len() != rule.destination.max_prefix_len()
+            {
                 return Err(ConfigError::invalid(
                     field("destination"),
                     format!("{} is a range", rule.destination),
@@ -179,7 +195,9 @@ impl Config {
                 ));
             }
             check_net(field("destination"), &rule.destination)?;
-            let twin = self.exceptions[..i].iter().any(|other| other.name == rule.name);
+            let twin = self.exceptions[..i]
+                .iter()
+                .any(|other| other.name == rule.name);
             if twin {
                 return Err(ConfigError::invalid(
                     field("name"),
@@ -282,6 +300,9 @@ pub(crate) fn check_net(field: String, net: &IpNet) -> Result<(), ConfigError> {
     Err(ConfigError::invalid(
         field,
         format!("{net} has bits beyond its prefix"),
-        format!("write {} for the range or {host} for the address", net.trunc()),
+        format!(
+            "write {} for the range or {host} for the address",
+            net.trunc()
+        ),
     ))
 }

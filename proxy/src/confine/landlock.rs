@@ -4,14 +4,23 @@
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
-    RulesetCreatedAttr, RulesetError, RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 
 use super::{Confinement, Measure};
 
 /// What the loader, the time zone and a PKCS#11 module read of a system.
-const SYSTEM: [&str; 8] = ["/usr", "/lib", "/lib64", "/etc", "/dev/urandom", "/dev/null", "/proc/self", "/proc/sys"];
+const SYSTEM: [&str; 8] = [
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/etc",
+    "/dev/urandom",
+    "/dev/null",
+    "/proc/self",
+    "/proc/sys",
+];
 
 /// The newest interface that the rules are written for.
 const WANTED: ABI = ABI::V5;
@@ -19,7 +28,9 @@ const WANTED: ABI = ABI::V5;
 pub(super) fn restrict(confinement: &Confinement) -> Measure {
     match try_restrict(confinement) {
         Ok(RulesetStatus::FullyEnforced) => Measure::On,
-        Ok(RulesetStatus::PartiallyEnforced) => Measure::Partial("this kernel knows a part of it".to_owned()),
+        Ok(RulesetStatus::PartiallyEnforced) => {
+            Measure::Partial("this kernel knows a part of it".to_owned())
+        }
         Ok(RulesetStatus::NotEnforced) => Measure::Off("this kernel has no landlock".to_owned()),
         Err(error) => Measure::Off(error.to_string()),
     }
@@ -34,7 +45,11 @@ fn try_restrict(confinement: &Confinement) -> Result<RulesetStatus, RulesetError
         .create()?
         // A free port, for connections that leave. The listeners are open already.
         .add_rule(NetPort::new(0, AccessNet::BindTcp))?;
-    for path in SYSTEM.iter().map(Path::new).chain(confinement.read.iter().map(AsRef::as_ref)) {
+    for path in SYSTEM
+        .iter()
+        .map(Path::new)
+        .chain(confinement.read.iter().map(AsRef::as_ref))
+    {
         ruleset = allow(ruleset, path, read)?;
     }
     for path in &confinement.write {
@@ -44,10 +59,18 @@ fn try_restrict(confinement: &Confinement) -> Result<RulesetStatus, RulesetError
 }
 
 /// A path that is not there needs no rule: what is not allowed stays closed.
-fn allow(ruleset: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
+fn allow(
+    ruleset: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
     let Ok(descriptor) = PathFd::new(path) else {
         return Ok(ruleset);
     };
-    let access = if path.is_dir() { access } else { access & AccessFs::from_file(WANTED) };
+    let access = if path.is_dir() {
+        access
+    } else {
+        access & AccessFs::from_file(WANTED)
+    };
     ruleset.add_rule(PathBeneath::new(descriptor, access))
 }

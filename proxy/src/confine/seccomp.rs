@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use libc::c_long;
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter_all_threads,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
 /// Calls that are refused whatever their arguments.
@@ -64,7 +64,12 @@ const REFUSED: &[c_long] = &[
 ];
 
 /// Families that a socket may be of.
-const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+const FAMILIES: [i32; 4] = [
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];
 
 /// Flags of `clone` that would make a namespace.
 const NAMESPACES: [i32; 7] = [
@@ -90,11 +95,20 @@ pub(super) fn restrict() -> Result<(), SeccompError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     rules.insert(libc::SYS_socket, vec![other_families()?]);
-    rules.insert(libc::SYS_clone, NAMESPACES.into_iter().map(makes).collect::<Result<_, _>>()?);
+    rules.insert(
+        libc::SYS_clone,
+        NAMESPACES
+            .into_iter()
+            .map(makes)
+            .collect::<Result<_, _>>()?,
+    );
     install(rules, libc::EPERM)?;
     // Its flags are in memory that a filter cannot read. The C library takes "no such call" as a
     // hint to use clone instead.
-    install(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+    install(
+        BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
+        libc::ENOSYS,
+    )
 }
 
 fn install(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<(), SeccompError> {
@@ -108,9 +122,19 @@ fn install(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<(), 
 /// Matches a family that is none of the allowed.
 fn other_families() -> Result<SeccompRule, BackendError> {
     let differs = |family: i32| {
-        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(family.unsigned_abs()))
+        SeccompCondition::new(
+            0,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Ne,
+            u64::from(family.unsigned_abs()),
+        )
     };
-    SeccompRule::new(FAMILIES.into_iter().map(differs).collect::<Result<_, _>>()?)
+    SeccompRule::new(
+        FAMILIES
+            .into_iter()
+            .map(differs)
+            .collect::<Result<_, _>>()?,
+    )
 }
 
 /// Matches a `clone` with this flag.

@@ -28,10 +28,18 @@ pub(super) fn outbound(config: &Config) -> Result<Vec<Rule>, ConfigError> {
         Ok(())
     };
     for (i, net) in config.mesh.ranges.iter().enumerate() {
-        add(format!("mesh.ranges[{i}]"), *net, &[], Action::Seal(Naming::Address))?;
+        add(
+            format!("mesh.ranges[{i}]"),
+            *net,
+            &[],
+            Action::Seal(Naming::Address),
+        )?;
     }
     for (i, service) in config.mesh.services.iter().enumerate() {
-        let expected = patterns(&format!("mesh.services[{i}].identities"), &service.identities)?;
+        let expected = patterns(
+            &format!("mesh.services[{i}].identities"),
+            &service.identities,
+        )?;
         add(
             format!("mesh.services[{i}]"),
             service.destination,
@@ -51,7 +59,9 @@ pub(super) fn outbound(config: &Config) -> Result<Vec<Rule>, ConfigError> {
     Ok(rules)
 }
 
-pub(super) fn inbound(section: &InboundSection) -> Result<Vec<(Vec<SpiffeIdPattern>, Vec<u16>)>, ConfigError> {
+pub(super) fn inbound(
+    section: &InboundSection,
+) -> Result<Vec<(Vec<SpiffeIdPattern>, Vec<u16>)>, ConfigError> {
     section
         .allow
         .iter()

@@ -13,7 +13,11 @@ use crate::public_key::{Algorithm, ecdsa_der};
 use crate::{OpenError, Pkcs11Uri, Scheme, SignError};
 
 /// The schemes for such a key, where the token lists the mechanism as one that signs.
-pub(super) fn offered(token: &TokenSlot, uri: &Pkcs11Uri, algorithm: Algorithm) -> Result<Vec<Scheme>, OpenError> {
+pub(super) fn offered(
+    token: &TokenSlot,
+    uri: &Pkcs11Uri,
+    algorithm: Algorithm,
+) -> Result<Vec<Scheme>, OpenError> {
     let needed = match algorithm {
         Algorithm::EcdsaP256 | Algorithm::EcdsaP384 => MechanismType::ECDSA,
         Algorithm::Rsa { .. } => MechanismType::RSA_PKCS_PSS,
@@ -32,7 +36,12 @@ pub(super) fn offered(token: &TokenSlot, uri: &Pkcs11Uri, algorithm: Algorithm) 
 }
 
 /// Makes the signature as the token gives it.
-pub(super) fn sign(session: &Session, key: ObjectHandle, scheme: Scheme, message: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn sign(
+    session: &Session,
+    key: ObjectHandle,
+    scheme: Scheme,
+    message: &[u8],
+) -> Result<Vec<u8>, Error> {
     let digest = scheme.digest(message);
     let input = digest.as_ref().map_or(message, AsRef::as_ref);
     session.sign(&mechanism(scheme), key, input)
@@ -40,23 +49,35 @@ pub(super) fn sign(session: &Session, key: ObjectHandle, scheme: Scheme, message
 
 /// Turns a token's signature into what TLS sends.
 pub(super) fn wire_form(scheme: Scheme, signature: Vec<u8>) -> Result<Vec<u8>, SignError> {
-    let malformed = |what: &dyn std::fmt::Display| SignError::Device(format!("a malformed signature: {what}"));
+    let malformed =
+        |what: &dyn std::fmt::Display| SignError::Device(format!("a malformed signature: {what}"));
     let expected = match scheme {
         Scheme::EcdsaP256Sha256 | Scheme::Ed25519 => 64,
         Scheme::EcdsaP384Sha384 => 96,
         _ => signature.len(),
     };
     if signature.len() != expected || signature.is_empty() {
-        return Err(malformed(&format_args!("{} bytes instead of {expected}", signature.len())));
+        return Err(malformed(&format_args!(
+            "{} bytes instead of {expected}",
+            signature.len()
+        )));
     }
     match scheme {
-        Scheme::EcdsaP256Sha256 | Scheme::EcdsaP384Sha384 => ecdsa_der(&signature).map_err(|error| malformed(&error)),
+        Scheme::EcdsaP256Sha256 | Scheme::EcdsaP384Sha384 => {
+            ecdsa_der(&signature).map_err(|error| malformed(&error))
+        }
         _ => Ok(signature),
     }
 }
 
 fn mechanism(scheme: Scheme) -> Mechanism<'static> {
-    let pss = |hash_alg, mgf, s_len: std::ffi::c_ulong| Mechanism::RsaPkcsPss(PkcsPssParams { hash_alg, mgf, s_len: s_len.into() });
+    let pss = |hash_alg, mgf, s_len: std::ffi::c_ulong| {
+        Mechanism::RsaPkcsPss(PkcsPssParams {
+            hash_alg,
+            mgf,
+            s_len: s_len.into(),
+        })
+    };
     match scheme {
         Scheme::EcdsaP256Sha256 | Scheme::EcdsaP384Sha384 => Mechanism::Ecdsa,
         Scheme::RsaPssSha256 => pss(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, 32),

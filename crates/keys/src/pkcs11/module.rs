@@ -36,7 +36,9 @@ pub(super) fn load(path: &Path) -> Result<Arc<Module>, OpenError> {
         path: path.to_owned(),
         problem,
     };
-    let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
+    let canonical = path
+        .canonicalize()
+        .map_err(|error| failed(error.to_string()))?;
     let mut loaded = LOADED
         .get_or_init(Mutex::default)
         .lock()

@@ -20,22 +20,30 @@ pub(super) struct Located {
 
 /// Finds the one private key that the URI names. The session must be logged in: before, a token
 /// shows no private objects, and says no error.
-pub(super) fn locate(session: &Session, uri: &Pkcs11Uri, token: &str) -> Result<Located, OpenError> {
+pub(super) fn locate(
+    session: &Session,
+    uri: &Pkcs11Uri,
+    token: &str,
+) -> Result<Located, OpenError> {
     let failed = |error: Error| OpenError::Token {
         uri: uri.to_string(),
         source: device(error),
     };
     let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
-    template.extend(uri.object().map(|label| Attribute::Label(label.as_bytes().to_vec())));
+    template.extend(
+        uri.object()
+            .map(|label| Attribute::Label(label.as_bytes().to_vec())),
+    );
     template.extend(uri.id().map(|id| Attribute::Id(id.to_vec())));
     let found = session.find_objects(&template).map_err(failed)?;
     match found.as_slice() {
         [handle] => {
             let id = identifier(session, *handle).map_err(failed)?;
-            let public = public_key(session, *handle, &id).map_err(|source| OpenError::PublicKey {
-                uri: uri.to_string(),
-                source,
-            })?;
+            let public =
+                public_key(session, *handle, &id).map_err(|source| OpenError::PublicKey {
+                    uri: uri.to_string(),
+                    source,
+                })?;
             Ok(Located {
                 handle: *handle,
                 public,
@@ -44,11 +52,19 @@ pub(super) fn locate(session: &Session, uri: &Pkcs11Uri, token: &str) -> Result<
         }
         [] => {
             let all = session.find_objects(&template[..1]).map_err(failed)?;
-            let seen: Vec<_> = all.iter().take(20).map(|handle| name(session, *handle)).collect();
+            let seen: Vec<_> = all
+                .iter()
+                .take(20)
+                .map(|handle| name(session, *handle))
+                .collect();
             Err(OpenError::KeyMissing {
                 uri: uri.to_string(),
                 token: token.to_owned(),
-                seen: if seen.is_empty() { "none".to_owned() } else { seen.join(", ") },
+                seen: if seen.is_empty() {
+                    "none".to_owned()
+                } else {
+                    seen.join(", ")
+                },
             })
         }
         several => {
@@ -66,15 +82,32 @@ pub(super) fn locate(session: &Session, uri: &Pkcs11Uri, token: &str) -> Result<
 }
 
 /// Finds the same key again in another session.
-pub(super) fn relocate(session: &Session, uri: &Pkcs11Uri, id: &[u8]) -> Result<Option<ObjectHandle>, Error> {
-    let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id.to_vec())];
-    template.extend(uri.object().map(|label| Attribute::Label(label.as_bytes().to_vec())));
+pub(super) fn relocate(
+    session: &Session,
+    uri: &Pkcs11Uri,
+    id: &[u8],
+) -> Result<Option<ObjectHandle>, Error> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::Id(id.to_vec()),
+    ];
+    template.extend(
+        uri.object()
+            .map(|label| Attribute::Label(label.as_bytes().to_vec())),
+    );
     Ok(session.find_objects(&template)?.first().copied())
 }
 
 /// The public half: its own object where there is one, else what the private object tells.
-fn public_key(session: &Session, private: ObjectHandle, id: &[u8]) -> Result<PublicKey, PublicKeyError> {
-    let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(id.to_vec())];
+fn public_key(
+    session: &Session,
+    private: ObjectHandle,
+    id: &[u8],
+) -> Result<PublicKey, PublicKeyError> {
+    let template = [
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::Id(id.to_vec()),
+    ];
     let twins = session
         .find_objects(&template)
         .map_err(|error| PublicKeyError::Malformed(error.to_string()))?;
@@ -144,7 +177,8 @@ impl Said {
         }
         // CKA_EC_POINT is an OCTET STRING around the point (PKCS#11 v2.40 section 2.3.3); some
         // tokens leave the wrapping out.
-        let point = OctetStringRef::from_der(&self.point).map_or(self.point.as_slice(), |wrapped| wrapped.as_bytes());
+        let point = OctetStringRef::from_der(&self.point)
+            .map_or(self.point.as_slice(), |wrapped| wrapped.as_bytes());
         if kind == KeyType::EC_EDWARDS {
             PublicKey::from_ed25519(point)
         } else if kind == KeyType::EC {
@@ -159,7 +193,13 @@ fn identifier(session: &Session, handle: ObjectHandle) -> Result<Vec<u8>, Error>
     let said = session.get_attributes(handle, &[AttributeType::Id])?;
     Ok(said
         .into_iter()
-        .find_map(|attribute| if let Attribute::Id(id) = attribute { Some(id) } else { None })
+        .find_map(|attribute| {
+            if let Attribute::Id(id) = attribute {
+                Some(id)
+            } else {
+                None
+            }
+        })
         .unwrap_or_default())
 }
 
@@ -168,12 +208,21 @@ fn name(session: &Session, handle: ObjectHandle) -> String {
         .get_attributes(handle, &[AttributeType::Label])
         .ok()
         .and_then(|said| {
-            said.into_iter()
-                .find_map(|attribute| if let Attribute::Label(label) = attribute { Some(label) } else { None })
+            said.into_iter().find_map(|attribute| {
+                if let Attribute::Label(label) = attribute {
+                    Some(label)
+                } else {
+                    None
+                }
+            })
         })
         .unwrap_or_default();
     let id = identifier(session, handle).unwrap_or_default();
-    format!("{:?} (id={})", String::from_utf8_lossy(&label), escaped(&id))
+    format!(
+        "{:?} (id={})",
+        String::from_utf8_lossy(&label),
+        escaped(&id)
+    )
 }
 
 fn escaped(id: &[u8]) -> String {

@@ -46,10 +46,17 @@ struct Open {
 
 impl Sessions {
     /// Starts with one session, which keeps the login alive for as long as the key is open.
-    pub(super) fn new(config: &Pkcs11Config, token: Arc<TokenSlot>, first: Session, key: Located) -> Self {
+    pub(super) fn new(
+        config: &Pkcs11Config,
+        token: Arc<TokenSlot>,
+        first: Session,
+        key: Located,
+    ) -> Self {
         let configured = config.max_sessions.get();
         Self {
-            limit: token.session_limit().map_or(configured, |limit| configured.min(limit.max(1))),
+            limit: token
+                .session_limit()
+                .map_or(configured, |limit| configured.min(limit.max(1))),
             token,
             id: key.id,
             queue: config.queue,
@@ -73,12 +80,18 @@ impl Sessions {
 
     /// Does `work` with a session and the key's handle in it; once more in a new session when the
     /// first turns out to be lost.
-    pub(super) fn with<T>(&self, work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>) -> Result<T, SignError> {
+    pub(super) fn with<T>(
+        &self,
+        work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+    ) -> Result<T, SignError> {
         let lease = self.borrow()?;
         match lease.work(&work) {
             Err(Failure::Token(error)) if is_lost(&error) => {
                 tracing::info!(token = self.token.label(), %error, "a session was lost, trying in a new one");
-                lease.replace()?.work(&work).map_err(Failure::into_sign_error)
+                lease
+                    .replace()?
+                    .work(&work)
+                    .map_err(Failure::into_sign_error)
             }
             other => other.map_err(Failure::into_sign_error),
         }
@@ -144,7 +157,10 @@ struct Lease<'a> {
 }
 
 impl Lease<'_> {
-    fn work<T>(&self, work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>) -> Result<T, Failure> {
+    fn work<T>(
+        &self,
+        work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+    ) -> Result<T, Failure> {
         let open = self.lent.as_ref().ok_or(Failure::KeyGone)?;
         work(&open.session, open.key).map_err(Failure::Token)
     }
@@ -157,10 +173,14 @@ impl Lease<'_> {
     }
 
     fn fill(&mut self) -> Result<(), SignError> {
-        let session = self.pool.token.open_session().map_err(|error| match error {
-            OpenError::Token { source, .. } => source,
-            login => SignError::Login(login.to_string()),
-        })?;
+        let session = self
+            .pool
+            .token
+            .open_session()
+            .map_err(|error| match error {
+                OpenError::Token { source, .. } => source,
+                login => SignError::Login(login.to_string()),
+            })?;
         let key = object::relocate(&session, self.pool.token.uri(), &self.pool.id)
             .map_err(device)?
             .ok_or(SignError::KeyGone)?;

@@ -42,9 +42,16 @@ impl TokenSlot {
                 .iter()
                 .map(|(_, token, _)| format!("{:?} (serial {})", token.label, token.serial))
                 .collect();
-            if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
+            if labels.is_empty() {
+                "none".to_owned()
+            } else {
+                labels.join(", ")
+            }
         };
-        let matching: Vec<_> = seen.iter().filter(|(slot, token, _)| uri.matches_token(token, slot.id())).collect();
+        let matching: Vec<_> = seen
+            .iter()
+            .filter(|(slot, token, _)| uri.matches_token(token, slot.id()))
+            .collect();
         match matching.as_slice() {
             [(slot, token, info)] => Ok(Self {
                 module: module.clone(),
@@ -99,9 +106,10 @@ impl TokenSlot {
         let context = &self.module.context;
         let session = match context.open_ro_session(self.slot) {
             // Some devices have no read-only sessions for users.
-            Err(Error::Pkcs11(RvError::SessionParallelNotSupported | RvError::SessionReadOnly, _)) => {
-                context.open_rw_session(self.slot)
-            }
+            Err(Error::Pkcs11(
+                RvError::SessionParallelNotSupported | RvError::SessionReadOnly,
+                _,
+            )) => context.open_rw_session(self.slot),
             other => other,
         }
         .map_err(failed)?;
@@ -118,21 +126,31 @@ impl TokenSlot {
         };
         let logged_in = |state| matches!(state, SessionState::RoUser | SessionState::RwUser);
         // Whoever comes second finds the token logged in.
-        let mut logins = self.module.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logins = self
+            .module
+            .logins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if logged_in(session.get_session_info().map_err(failed)?.session_state()) {
             return Ok(());
         }
-        let path = self.uri.pin_source().ok_or_else(|| OpenError::PinNotConfigured {
-            token: self.info.label.clone(),
-            uri: self.uri.to_string(),
-        })?;
+        let path = self
+            .uri
+            .pin_source()
+            .ok_or_else(|| OpenError::PinNotConfigured {
+                token: self.info.label.clone(),
+                uri: self.uri.to_string(),
+            })?;
         let pin = SecretFile::read(path)?;
         let refused = || OpenError::PinIncorrect {
             token: self.info.label.clone(),
             path: path.to_owned(),
         };
         let token = format!("{}/{}", self.info.serial, self.info.label);
-        if logins.get(&token).is_some_and(|Rejected(before)| before.as_slice() == pin.expose()) {
+        if logins
+            .get(&token)
+            .is_some_and(|Rejected(before)| before.as_slice() == pin.expose())
+        {
             return Err(refused());
         }
         self.check_pin_state()?;
@@ -143,7 +161,10 @@ impl TokenSlot {
                 Ok(())
             }
             Err(Error::Pkcs11(
-                RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange | RvError::PinLocked,
+                RvError::PinIncorrect
+                | RvError::PinInvalid
+                | RvError::PinLenRange
+                | RvError::PinLocked,
                 _,
             )) => {
                 logins.insert(token, Rejected(Zeroizing::new(pin.expose().to_vec())));
@@ -155,10 +176,14 @@ impl TokenSlot {
 
     /// The flags are read before every try: another client may have spent the others.
     fn check_pin_state(&self) -> Result<(), OpenError> {
-        let info = self.module.context.get_token_info(self.slot).map_err(|error| OpenError::Token {
-            uri: self.uri.to_string(),
-            source: device(error),
-        })?;
+        let info = self
+            .module
+            .context
+            .get_token_info(self.slot)
+            .map_err(|error| OpenError::Token {
+                uri: self.uri.to_string(),
+                source: device(error),
+            })?;
         let state = if info.user_pin_locked() {
             "its PIN is locked"
         } else if info.user_pin_final_try() {

@@ -41,7 +41,9 @@ impl Far {
     }
 
     pub(super) fn wants_write(&self) -> bool {
-        self.tls.as_ref().map_or(!self.unsent.is_empty(), |tls| tls.wants_write())
+        self.tls
+            .as_ref()
+            .map_or(!self.unsent.is_empty(), |tls| tls.wants_write())
     }
 
     /// Takes bytes to send. Called only when everything before has been sent.
@@ -91,7 +93,9 @@ impl Far {
             };
             match written {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Poll::Pending),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Poll::Pending);
+                }
                 Err(error) => return Err(self.broken_write(error)),
             }
         }
@@ -115,15 +119,17 @@ impl Far {
     ) -> Result<Poll<Received>, Broken> {
         let Some(tls) = &mut self.tls else {
             let mut buffer = ReadBuf::new(scratch);
-            return Ok(match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(error)) => return Err(Broken::new("far_side", error)),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => Poll::Ready(Received::End),
-                Poll::Ready(Ok(())) => {
-                    opened.extend_from_slice(buffer.filled());
-                    Poll::Ready(Received::Bytes)
-                }
-            });
+            return Ok(
+                match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Err(error)) => return Err(Broken::new("far_side", error)),
+                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => Poll::Ready(Received::End),
+                    Poll::Ready(Ok(())) => {
+                        opened.extend_from_slice(buffer.filled());
+                        Poll::Ready(Received::Bytes)
+                    }
+                },
+            );
         };
         if std::mem::take(&mut self.early) {
             match open(tls, opened)? {
@@ -147,7 +153,8 @@ impl Far {
         }
         let mut rest = buffer.filled();
         while !rest.is_empty() {
-            tls.read_tls(&mut rest).map_err(|error| Broken::new("link", error))?;
+            tls.read_tls(&mut rest)
+                .map_err(|error| Broken::new("link", error))?;
             if let Err(error) = tls.process_new_packets() {
                 // The alert is a courtesy to the peer; what counts is that we stop here.
                 let _ = self.poll_flush(cx);
@@ -239,4 +246,3 @@ fn into_result<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
-

@@ -28,7 +28,8 @@ pub(super) fn classify(stream: &[u8]) -> Verdict {
     Verdict {
         tls: count(sealed),
         plaintext: count(rest.len()),
-        sample: (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest[..rest.len().min(80)]).into_owned()),
+        sample: (!rest.is_empty())
+            .then(|| String::from_utf8_lossy(&rest[..rest.len().min(80)]).into_owned()),
     }
 }
 

@@ -31,14 +31,36 @@ struct Segments {
 
 impl Streams {
     pub(super) fn take(&mut self, source: SocketAddr, destination: SocketAddr, tcp: &TcpSlice<'_>) {
-        self.segment(source, destination, tcp.sequence_number(), tcp.syn(), tcp.payload());
+        self.segment(
+            source,
+            destination,
+            tcp.sequence_number(),
+            tcp.syn(),
+            tcp.payload(),
+        );
     }
 
-    fn segment(&mut self, source: SocketAddr, destination: SocketAddr, sequence: u32, syn: bool, payload: &[u8]) {
+    fn segment(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        sequence: u32,
+        syn: bool,
+        payload: &[u8],
+    ) {
         let key = (source, destination);
         // A SYN takes one number itself.
-        let first = if syn { sequence.wrapping_add(1) } else { sequence };
-        if syn && self.open.get(&key).is_some_and(|segments| segments.first != first) {
+        let first = if syn {
+            sequence.wrapping_add(1)
+        } else {
+            sequence
+        };
+        if syn
+            && self
+                .open
+                .get(&key)
+                .is_some_and(|segments| segments.first != first)
+        {
             // The ports are used again.
             if let Some(segments) = self.open.remove(&key) {
                 self.done.push(segments.assemble(source, destination));
@@ -77,7 +99,10 @@ impl Segments {
             return;
         }
         self.highest = self.highest.max(offset);
-        let longer = self.by_offset.get(&offset).is_none_or(|known| known.len() < payload.len());
+        let longer = self
+            .by_offset
+            .get(&offset)
+            .is_none_or(|known| known.len() < payload.len());
         if longer {
             self.by_offset.insert(offset, payload.to_vec());
         }
@@ -115,7 +140,10 @@ mod tests {
     use super::*;
 
     fn ends() -> (SocketAddr, SocketAddr) {
-        ("198.18.0.1:1".parse().unwrap(), "198.18.0.2:2".parse().unwrap())
+        (
+            "198.18.0.1:1".parse().unwrap(),
+            "198.18.0.2:2".parse().unwrap(),
+        )
     }
 
     proptest! {

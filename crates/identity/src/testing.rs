@@ -1,0 +1,451 @@
+//! A small world for tests: certificate authorities, keys and certificates with any fault one
+//! likes, a clock that stands still, and TLS handshakes in memory. Nothing here waits.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, RsaKeySize, SanType, SignatureAlgorithm,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{aws_lc_rs, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
+use rustls::version::TLS13;
+use rustls::{
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct,
+    DistinguishedName as TlsName, ServerConfig, ServerConnection, SignatureScheme,
+};
+use sealwire_keys::{Custody, KeyConfig, MemoryConfig, PrivateKey, PublicKey, Scheme, SignError};
+use time::OffsetDateTime;
+use time::macros::datetime;
+
+use crate::bundle::TrustBundle;
+use crate::certificate::Credentials;
+use crate::epoch::{Epoch, EpochConfig, EpochError};
+use crate::profile::Profile;
+
+/// When everything here happens.
+pub(crate) const NOW: OffsetDateTime = datetime!(2026-11-24 12:00 UTC);
+
+/// The workload that most tests are about, and its addresses.
+pub(crate) const WEB: &str = "spiffe://m.example/ns/shop/sa/web";
+pub(crate) const V4: &str = "198.18.0.7";
+pub(crate) const V6: &str = "fd00:5ea1::7";
+
+/// A clock that stands still.
+#[derive(Debug)]
+pub(crate) struct At(pub(crate) OffsetDateTime);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(unix(self.0))
+    }
+}
+
+pub(crate) fn unix(time: OffsetDateTime) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(
+        time.unix_timestamp().try_into().unwrap(),
+    ))
+}
+
+/// A key, as a file would hold it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    P256,
+    P384,
+    Ed25519,
+    Rsa2048,
+    Rsa3072,
+}
+
+impl Kind {
+    pub(crate) fn algorithm(self) -> &'static SignatureAlgorithm {
+        match self {
+            Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            Self::Ed25519 => &rcgen::PKCS_ED25519,
+            Self::Rsa2048 | Self::Rsa3072 => &rcgen::PKCS_RSA_SHA256,
+        }
+    }
+
+    pub(crate) fn generate(self) -> KeyPair {
+        match self {
+            Self::Rsa2048 => {
+                KeyPair::generate_rsa_for(self.algorithm(), RsaKeySize::_2048).unwrap()
+            }
+            Self::Rsa3072 => {
+                KeyPair::generate_rsa_for(self.algorithm(), RsaKeySize::_3072).unwrap()
+            }
+            _ => KeyPair::generate_for(self.algorithm()).unwrap(),
+        }
+    }
+}
+
+/// The same key as the crate `keys` opens it.
+pub(crate) fn open(pair: &KeyPair) -> Arc<dyn PrivateKey> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key.pem");
+    fs::write(&path, pair.serialize_pem()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let config = MemoryConfig {
+        path,
+        development: true,
+    };
+    sealwire_keys::open(&KeyConfig::Memory(config)).unwrap()
+}
+
+/// A key whose device has gone.
+#[derive(Debug)]
+pub(crate) struct Failing(Arc<dyn PrivateKey>);
+
+impl Failing {
+    pub(crate) fn new(key: Arc<dyn PrivateKey>) -> Arc<Self> {
+        Arc::new(Self(key))
+    }
+}
+
+impl PrivateKey for Failing {
+    fn reference(&self) -> &str {
+        self.0.reference()
+    }
+
+    fn public_key(&self) -> &PublicKey {
+        self.0.public_key()
+    }
+
+    fn schemes(&self) -> &[Scheme] {
+        self.0.schemes()
+    }
+
+    fn sign(&self, _: Scheme, _: &[u8]) -> Result<Vec<u8>, SignError> {
+        Err(SignError::Device("CKR_DEVICE_REMOVED".to_owned()))
+    }
+
+    fn custody(&self) -> Result<Custody, SignError> {
+        self.0.custody()
+    }
+
+    fn parallelism(&self) -> usize {
+        1
+    }
+
+    fn signatures(&self) -> u64 {
+        0
+    }
+}
+
+/// A certificate authority.
+pub(crate) struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) pem: String,
+}
+
+impl Ca {
+    pub(crate) fn new(name: &str) -> Self {
+        Self::with(name, &[], &rcgen::PKCS_ECDSA_P384_SHA384)
+    }
+
+    pub(crate) fn with(name: &str, uris: &[&str], algorithm: &'static SignatureAlgorithm) -> Self {
+        let params = ca_params(name, uris);
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// A CA below this one.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let params = ca_params(name, &[]);
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    pub(crate) fn bundle(&self) -> Arc<TrustBundle> {
+        Arc::new(TrustBundle::from_pem(self.pem.as_bytes()).unwrap())
+    }
+
+    pub(crate) fn issue(&self, leaf: Leaf, key: &KeyPair) -> CertificateDer<'static> {
+        leaf.params()
+            .signed_by(key, &self.issuer)
+            .unwrap()
+            .der()
+            .clone()
+    }
+}
+
+fn ca_params(name: &str, uris: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.subject_alt_names = uris.iter().map(|uri| uri_name(uri)).collect();
+    params.not_before = datetime!(2020-01-01 00:00 UTC);
+    params.not_after = datetime!(2040-01-01 00:00 UTC);
+    params
+}
+
+fn uri_name(uri: &str) -> SanType {
+    SanType::URI(uri.try_into().unwrap())
+}
+
+/// A workload's certificate, right unless a test makes it wrong.
+#[derive(Clone)]
+pub(crate) struct Leaf {
+    pub(crate) uris: Vec<&'static str>,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) usages: Vec<KeyUsagePurpose>,
+    pub(crate) extended: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) is_ca: IsCa,
+    pub(crate) not_before: OffsetDateTime,
+    pub(crate) not_after: OffsetDateTime,
+    pub(crate) extensions: Vec<rcgen::CustomExtension>,
+}
+
+impl Leaf {
+    pub(crate) fn of(uri: &'static str) -> Self {
+        Self {
+            uris: vec![uri],
+            addresses: vec![V4.parse().unwrap(), V6.parse().unwrap()],
+            usages: vec![KeyUsagePurpose::DigitalSignature],
+            extended: vec![
+                ExtendedKeyUsagePurpose::ClientAuth,
+                ExtendedKeyUsagePurpose::ServerAuth,
+            ],
+            is_ca: IsCa::ExplicitNoCa,
+            not_before: datetime!(2026-11-24 11:00 UTC),
+            not_after: datetime!(2026-11-24 13:00 UTC),
+            extensions: Vec::new(),
+        }
+    }
+
+    fn params(self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = self.uris.into_iter().map(uri_name).collect();
+        params
+            .subject_alt_names
+            .extend(self.addresses.into_iter().map(SanType::IpAddress));
+        params.key_usages = self.usages;
+        params.extended_key_usages = self.extended;
+        params.is_ca = self.is_ca;
+        params.not_before = self.not_before;
+        params.not_after = self.not_after;
+        params.custom_extensions = self.extensions;
+        params
+    }
+}
+
+/// An epoch of `leaf` with a key of `kind`, trusting `ca` that issued it.
+pub(crate) fn try_epoch(
+    ca: &Ca,
+    leaf: Leaf,
+    kind: Kind,
+    profile: &str,
+) -> Result<Epoch, EpochError> {
+    let pair = kind.generate();
+    let chain = vec![ca.issue(leaf, &pair)];
+    Epoch::new(EpochConfig {
+        number: 1,
+        credentials: Arc::new(Credentials::new(open(&pair), chain).unwrap()),
+        bundle: ca.bundle(),
+        trust_domains: vec!["m.example".parse().unwrap()],
+        profile: Profile::by_name(profile).unwrap(),
+        time: Arc::new(At(NOW)),
+    })
+}
+
+pub(crate) fn epoch(ca: &Ca, leaf: Leaf, kind: Kind, profile: &str) -> Epoch {
+    try_epoch(ca, leaf, kind, profile).unwrap()
+}
+
+/// A peer that follows no rule of ours: it presents and signs whatever it is given, and accepts
+/// everybody.
+#[derive(Debug)]
+pub(crate) struct Stranger(pub(crate) Arc<CertifiedKey>);
+
+impl Stranger {
+    pub(crate) fn new(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
+        let key =
+            aws_lc_rs::sign::any_supported_type(&key.serialize_der().try_into().unwrap()).unwrap();
+        Self(Arc::new(CertifiedKey::new(chain, key)))
+    }
+
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        let builder = ClientConfig::builder_with_details(everything(), Arc::new(At(NOW)))
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody));
+        if self.0.cert.is_empty() {
+            return Arc::new(builder.with_no_client_auth());
+        }
+        Arc::new(
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.0.clone()))),
+        )
+    }
+
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        let config = ServerConfig::builder_with_details(everything(), Arc::new(At(NOW)))
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .with_client_cert_verifier(Arc::new(Anybody))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.0.clone())));
+        Arc::new(config)
+    }
+}
+
+/// Everything that rustls can do, whatever a profile says.
+pub(crate) fn everything() -> Arc<rustls::crypto::CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = aws_lc_rs::ALL_KX_GROUPS.to_vec();
+    Arc::new(provider)
+}
+
+#[derive(Debug)]
+pub(crate) struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        panic!("TLS 1.2 was spoken");
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Anybody {
+    fn root_hint_subjects(&self) -> &[TlsName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls12_signature(self, message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls13_signature(self, message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(self)
+    }
+}
+
+/// How a handshake ended on both sides, and what was delivered to the applications.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) client: Result<(), rustls::Error>,
+    pub(crate) server: Result<(), rustls::Error>,
+    /// Application bytes that each side was handed.
+    pub(crate) delivered: (Vec<u8>, Vec<u8>),
+}
+
+/// Lets two sides speak in memory until neither has more to say. Both have application bytes
+/// ready from the first moment.
+pub(crate) fn handshake(
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+    dialled: &str,
+) -> Outcome {
+    let name = ServerName::IpAddress(dialled.parse::<IpAddr>().unwrap().into());
+    let mut client = Connection::from(ClientConnection::new(client, name).unwrap());
+    let mut server = Connection::from(ServerConnection::new(server).unwrap());
+    client.writer().write_all(b"from the client").unwrap();
+    server.writer().write_all(b"from the server").unwrap();
+    let (mut from_client, mut from_server) = (Ok(()), Ok(()));
+    while client.wants_write() || server.wants_write() {
+        pass(&mut client, &mut server, &mut from_server);
+        pass(&mut server, &mut client, &mut from_client);
+    }
+    Outcome {
+        delivered: (delivered(&mut client), delivered(&mut server)),
+        client: from_client,
+        server: from_server,
+    }
+}
+
+/// Carries what `from` has to say to `to`, which keeps its first error.
+fn pass(from: &mut Connection, to: &mut Connection, result: &mut Result<(), rustls::Error>) {
+    let mut wire = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut wire).unwrap();
+    }
+    let mut rest = wire.as_slice();
+    while !rest.is_empty() && result.is_ok() {
+        to.read_tls(&mut rest).unwrap();
+        *result = to.process_new_packets().map(|_| ());
+    }
+}
+
+fn delivered(connection: &mut Connection) -> Vec<u8> {
+    let mut bytes = vec![0; 1024];
+    let length = connection.reader().read(&mut bytes).unwrap_or(0);
+    bytes.truncate(length);
+    bytes
+}
