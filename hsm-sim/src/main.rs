@@ -26,9 +26,6 @@ struct Arguments {
     /// The PKCS#11 module; SoftHSM where it is usually installed.
     #[arg(long, global = true)]
     module: Option<PathBuf>,
-    /// Gives everything to this user afterwards.
-    #[arg(long, global = true, value_name = "UID:GID", value_parser = owner)]
-    owner: Option<(u32, u32)>,
     /// Prints JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -148,11 +145,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             .exec();
         return Err(error).context("cannot start itself with SOFTHSM2_CONF set");
     }
-    let result = arguments.command.execute(&store, arguments.json);
-    if let (Ok(()), Some((uid, gid))) = (&result, arguments.owner) {
-        store.give_to(uid, gid)?;
-    }
-    result
+    arguments.command.execute(&store, arguments.json)
 }
 
 impl Action {
@@ -239,7 +232,11 @@ impl IssueArguments {
         })?;
         match self.out {
             Some(out) => {
-                fs::write(&out, &certified.pem).with_context(|| out.display().to_string())?;
+                // In one step: whoever watches the file never sees a part of it.
+                let fresh = out.with_extension("fresh");
+                fs::write(&fresh, &certified.pem)
+                    .and_then(|()| fs::rename(&fresh, &out))
+                    .with_context(|| out.display().to_string())?;
                 certified.certificate = Some(out.clone());
                 answer(json, &certified, || {
                     format!(
@@ -302,12 +299,6 @@ fn answer<T: serde::Serialize>(
         say(&text());
     }
     Ok(())
-}
-
-fn owner(text: &str) -> Result<(u32, u32), String> {
-    let (uid, gid) = text.split_once(':').ok_or("write it as UID:GID")?;
-    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
-    Ok((number(uid)?, number(gid)?))
 }
 
 fn lifetime(text: &str) -> Result<time::Duration, String> {

@@ -1,9 +1,9 @@
 //! The directory that holds everything: SoftHSM's configuration and tokens, PINs, the CA
 //! certificate. Made for its owner alone.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -177,14 +177,6 @@ impl Store {
         self.directory.join("pins").join(format!("{token}.so"))
     }
 
-    /// Gives everything to another user, such as the one that a proxy runs as.
-    ///
-    /// # Errors
-    /// When this process may not.
-    pub fn give_to(&self, uid: u32, gid: u32) -> Result<(), Error> {
-        give(&self.directory, uid, gid)
-    }
-
     /// The module, initialised.
     pub(crate) fn context(&self) -> Result<Pkcs11, Error> {
         let context = Pkcs11::new(&self.module)?;
@@ -222,18 +214,4 @@ impl Store {
         })?;
         Ok(Self { directory, module })
     }
-}
-
-fn give(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
-    let failed = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
-    chown(path, Some(uid), Some(gid)).map_err(failed)?;
-    if path.is_dir() {
-        for entry in fs::read_dir(path).map_err(failed)? {
-            give(&entry.map_err(failed)?.path(), uid, gid)?;
-        }
-    }
-    Ok(())
 }

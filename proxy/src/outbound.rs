@@ -36,7 +36,11 @@ impl Outbound {
         let destination = match original_destination(&app) {
             Ok(Some(destination)) => destination,
             Ok(None) => {
-                return refuse_unredirected(app, source, "it was addressed to the proxy's own port");
+                return refuse_unredirected(
+                    app,
+                    source,
+                    "it was addressed to the proxy's own port",
+                );
             }
             Err(error) => return refuse_unredirected(app, source, error),
         };

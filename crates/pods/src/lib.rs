@@ -6,9 +6,11 @@
 //! what runs in a pod is started as a container runtime would start it.
 
 mod command;
+mod mesh;
 mod wire;
 mod world;
 
 pub use command::{Capabilities, Finished, PodCommand, Process, assert_eventually};
+pub use mesh::{Mesh, OPEN_MESH, PROXY_UID, Programs, Sealing, Sidecar, TRUST_DOMAIN};
 pub use wire::{Capture, Flow, Wire};
 pub use world::{Pod, Privilege, World, WorldError};

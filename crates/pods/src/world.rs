@@ -215,6 +215,10 @@ impl Pod {
         self.command(program).user(1000)
     }
 
+    pub(crate) fn world(&self) -> Arc<Inner> {
+        self.world.clone()
+    }
+
     /// Whether something listens on a TCP port of the pod.
     pub fn listens(&self, port: u16) -> bool {
         let filter = format!("sport = :{port}");
@@ -321,10 +325,6 @@ impl Inner {
             command.args(["--user", "--setuid", "0", "--setgid", "0"]);
         }
         command
-    }
-
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
     }
 
     pub(crate) fn script(&self, step: &str, script: &str) -> Result<(), WorldError> {
