@@ -327,7 +327,10 @@ fn instant(text: &str) -> Result<OffsetDateTime, String> {
 
 fn hex(text: &str) -> Result<Id, String> {
     let digits = text.as_bytes();
-    if digits.is_empty() || digits.len() % 2 != 0 || !digits.iter().all(u8::is_ascii_hexdigit) {
+    if digits.is_empty()
+        || !digits.len().is_multiple_of(2)
+        || !digits.iter().all(u8::is_ascii_hexdigit)
+    {
         return Err(format!("{text:?}: write pairs of hexadecimal digits"));
     }
     let byte =

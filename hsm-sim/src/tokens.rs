@@ -184,22 +184,25 @@ impl Store {
             self.pin_file(token).display()
         );
         let uri = uri.parse().map_err(|_| Error::Name(label.to_owned()))?;
-        Ok(sealwire_keys::open(&KeyConfig::Pkcs11(Pkcs11Config {
-            module: self.module().to_owned(),
-            uri,
-            max_sessions: NonZeroUsize::MIN,
-            queue: 1,
-            wait: Duration::from_secs(5),
-        }))?)
+        Ok(sealwire_keys::open(&KeyConfig::Pkcs11(Box::new(
+            Pkcs11Config {
+                module: self.module().to_owned(),
+                uri,
+                max_sessions: NonZeroUsize::MIN,
+                queue: 1,
+                wait: Duration::from_secs(5),
+            },
+        )))?)
     }
 
     fn make_token(&self, context: &Pkcs11, label: &str) -> Result<Slot, Error> {
         let empty = context
             .get_slots_with_token()?
             .into_iter()
-            .find_map(|slot| match context.get_token_info(slot) {
-                Ok(info) if !info.token_initialized() => Some(slot),
-                _ => None,
+            .find(|slot| {
+                context
+                    .get_token_info(*slot)
+                    .is_ok_and(|info| !info.token_initialized())
             })
             .ok_or(Error::NoModule)?;
         let officer = self.new_pin(&self.so_pin_file(label))?;

@@ -115,10 +115,17 @@ impl Rule {
     }
 }
 
+#[derive(Clone, Debug)]
+struct Allowed {
+    from: Vec<SpiffeIdPattern>,
+    /// All when empty.
+    ports: Vec<u16>,
+}
+
 /// Who may come in.
 #[derive(Clone, Debug, Default)]
 pub struct InboundPolicy {
-    rules: Vec<(Vec<SpiffeIdPattern>, Vec<u16>)>,
+    rules: Vec<Allowed>,
 }
 
 impl InboundPolicy {
@@ -132,8 +139,9 @@ impl InboundPolicy {
 
     /// Whether `peer` may connect to `port`.
     pub fn allows(&self, peer: &SpiffeId, port: u16) -> bool {
-        self.rules.iter().any(|(from, ports)| {
-            (ports.is_empty() || ports.contains(&port)) && from.iter().any(|p| p.matches(peer))
+        self.rules.iter().any(|rule| {
+            (rule.ports.is_empty() || rule.ports.contains(&port))
+                && rule.from.iter().any(|pattern| pattern.matches(peer))
         })
     }
 }

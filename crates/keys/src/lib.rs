@@ -69,7 +69,7 @@ pub trait PrivateKey: Send + Sync + fmt::Debug {
 #[derive(Clone, Debug)]
 pub enum KeyConfig {
     /// In a PKCS#11 token.
-    Pkcs11(Pkcs11Config),
+    Pkcs11(Box<Pkcs11Config>),
     /// In this process's memory.
     Memory(MemoryConfig),
 }

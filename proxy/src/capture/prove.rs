@@ -135,13 +135,18 @@ impl ProofDesk {
             // Registered before looking, so that an arrival in between is not missed.
             let mut arrived = std::pin::pin!(self.arrived.notified());
             arrived.as_mut().enable();
-            let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-            if arrivals.contains(&(source, destination)) {
+            if self.has_arrived(source, destination) {
                 return;
             }
-            drop(arrivals);
             arrived.await;
         }
+    }
+
+    fn has_arrived(&self, source: SocketAddr, destination: SocketAddr) -> bool {
+        self.arrivals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&(source, destination))
     }
 
     fn forget(&self) {

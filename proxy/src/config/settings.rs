@@ -112,7 +112,7 @@ impl Config {
 
     fn key(&self) -> Result<KeyConfig, ConfigError> {
         match &self.key {
-            KeySection::Pkcs11(section) => Ok(KeyConfig::Pkcs11(Pkcs11Config {
+            KeySection::Pkcs11(section) => Ok(KeyConfig::Pkcs11(Box::new(Pkcs11Config {
                 module: section.module.clone(),
                 uri: section.uri.parse().map_err(|error| {
                     ConfigError::invalid(
@@ -124,7 +124,7 @@ impl Config {
                 max_sessions: section.max_sessions,
                 queue: section.queue,
                 wait: Duration::from_secs(section.wait_seconds),
-            })),
+            }))),
             KeySection::Memory(_) if !self.development => Err(ConfigError::invalid(
                 "key.memory",
                 "a key in memory can be copied out of this process",

@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 
 use ipnet::IpNet;
-use sealwire_identity::{Naming, SpiffeIdPattern};
+use sealwire_identity::Naming;
 
-use super::{Action, Rule};
+use super::{Action, Allowed, Rule};
 use crate::config::{Config, ConfigError, InboundSection, check_net, patterns};
 
 pub(super) fn outbound(config: &Config) -> Result<Vec<Rule>, ConfigError> {
@@ -59,16 +59,14 @@ pub(super) fn outbound(config: &Config) -> Result<Vec<Rule>, ConfigError> {
     Ok(rules)
 }
 
-pub(super) fn inbound(
-    section: &InboundSection,
-) -> Result<Vec<(Vec<SpiffeIdPattern>, Vec<u16>)>, ConfigError> {
-    section
-        .allow
-        .iter()
-        .enumerate()
+pub(super) fn inbound(section: &InboundSection) -> Result<Vec<Allowed>, ConfigError> {
+    let rules = section.allow.iter().enumerate();
+    rules
         .map(|(i, rule)| {
-            let from = patterns(&format!("inbound.allow[{i}].from"), &rule.from)?;
-            Ok((from, rule.ports.clone()))
+            Ok(Allowed {
+                from: patterns(&format!("inbound.allow[{i}].from"), &rule.from)?,
+                ports: rule.ports.clone(),
+            })
         })
         .collect()
 }
