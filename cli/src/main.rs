@@ -1,2 +1,36 @@
-//! Placeholder.
-fn main() {}
+//! `sealwire`, for people: see it work on this machine.
+
+mod demo;
+mod screen;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Every connection of a pod sealed in mutual TLS, by a key that never leaves an HSM.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Seals a connection between two pods on this machine, and shows what the wire carried.
+    ///
+    /// Everything happens in namespaces that end with it: nothing of this machine is changed.
+    Demo(demo::Options),
+}
+
+fn main() -> ExitCode {
+    let Command::Demo(options) = Arguments::parse().command;
+    match demo::run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            screen::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

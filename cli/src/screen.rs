@@ -1,0 +1,55 @@
+//! What people see: steps that tick off, and text. Nothing else in this program prints.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Steps that tick off, unless nobody looks.
+pub(crate) struct Steps {
+    quiet: bool,
+}
+
+impl Steps {
+    /// `quiet` shows nothing, for machines.
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    /// Does a step and ticks it off.
+    pub(crate) fn step<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        if self.quiet {
+            return work();
+        }
+        let begun = Instant::now();
+        let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
+            spinner.set_style(style);
+        }
+        spinner.enable_steady_tick(Duration::from_millis(80));
+        let result = work();
+        spinner.finish_and_clear();
+        let mark = if result.is_ok() { "✔" } else { "✘" };
+        say(&format!(
+            "  {mark} {what} ({:.1} s)",
+            begun.elapsed().as_secs_f64()
+        ));
+        result
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "what people see")]
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
+
+#[allow(
+    clippy::print_stderr,
+    reason = "the one place where the program says why it ended"
+)]
+pub(crate) fn complain(error: &anyhow::Error) {
+    eprintln!("sealwire: {error:#}");
+}
