@@ -1,58 +1,53 @@
-//! What the tests across processes share: the privileges to run under, and applications.
+//! What the tests across processes share: the privileges to run under, applications, and peers
+//! with certificates of the test's own making.
 
-use std::path::Path;
-use std::time::Duration;
+pub mod peers;
 
-use sealwire_pods::{Mesh, Pod, Privilege, Process, Programs, assert_eventually};
+use std::time::{Duration, Instant};
 
-/// How long something may take that happens at once.
-pub const SOON: Duration = Duration::from_secs(15);
+use sealwire_pods::{
+    Finished, Mesh, Pod, PodCommand, Privilege, Process, Programs, assert_eventually,
+};
+use serde_json::Value;
 
-/// Runs a test in a new mesh, with every privilege that this process has: as root and without.
-///
-/// # Panics
-/// When the test does, or no mesh can be made.
-#[allow(clippy::expect_used, reason = "an assertion, for tests")]
+/// How long something may take that happens at once, on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// How long something may take that moves much.
+pub const LONG: Duration = Duration::from_secs(120);
+
+/// Debian's own, which every user can reach.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Runs a test in a new mesh with every privilege that this process has: as root and without.
 pub fn with_each_privilege(test: impl Fn(&Mesh)) {
     for privilege in Privilege::available() {
         test(&mesh(privilege));
     }
 }
 
-/// Runs a test in a new mesh, with the best privilege that this process has.
-///
-/// # Panics
-/// When the test does, or no mesh can be made.
+/// Runs a test in a new mesh without any privilege outside of it.
 pub fn in_a_mesh(test: impl Fn(&Mesh)) {
-    test(&mesh(Privilege::available()[0]));
+    test(&mesh(Privilege::UserNamespace));
 }
 
-/// An application that answers each HTTP request with `text`, on all addresses.
-///
-/// # Panics
-/// When it does not come up.
+/// Starts one of the applications of `programs/server.py` and waits until it listens.
+pub fn server(pod: &Pod, port: u16, mode: &str) -> Process {
+    server_on(pod, "::", port, mode)
+}
+
+/// The same, on one address.
 #[allow(clippy::expect_used, reason = "an assertion, for tests")]
-pub fn http_server(pod: &Pod, port: u16, text: &str) -> Process {
-    let script = "
-import http.server, socket, sys
-class Answer(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    def do_GET(self):
-        body = sys.argv[2].encode()
-        self.send_response(200)
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_):
-        pass
-class Server(http.server.ThreadingHTTPServer):
-    address_family = socket.AF_INET6
-    request_queue_size = 2048
-Server(('::', int(sys.argv[1])), Answer).serve_forever()
-";
+pub fn server_on(pod: &Pod, host: &str, port: u16, mode: &str) -> Process {
     let server = pod
-        .app("/usr/bin/python3")
-        .args(["-c", script, &port.to_string(), text])
+        .app(PYTHON)
+        .args([
+            "-c",
+            include_str!("programs/server.py"),
+            &port.to_string(),
+            mode,
+            host,
+        ])
         .spawn()
         .expect("python3 starts");
     assert_eventually("the server listens", SOON, || {
@@ -61,11 +56,60 @@ Server(('::', int(sys.argv[1])), Answer).serve_forever()
     server
 }
 
+/// A client of `programs/client.py`.
+pub fn client(pod: &Pod, address: impl ToString, port: u16, mode: &str) -> PodCommand {
+    pod.app(PYTHON).args([
+        "-c",
+        include_str!("programs/client.py"),
+        &address.to_string(),
+        &port.to_string(),
+        mode,
+    ])
+}
+
+/// Runs Python in a pod as an application does.
+#[allow(clippy::expect_used, reason = "an assertion, for tests")]
+pub fn python(pod: &Pod, script: &str) -> Finished {
+    pod.app(PYTHON)
+        .args(["-c", script])
+        .run(SOON)
+        .expect("python3 ends")
+}
+
+/// Fetches a page and gives what came.
+#[allow(clippy::expect_used, reason = "an assertion, for tests")]
+pub fn curl(pod: &Pod, arguments: &[&str]) -> Finished {
+    pod.app("curl")
+        .args(["-sS", "-m", "10"])
+        .args(arguments.iter().copied())
+        .run(SOON)
+        .expect("curl ends")
+}
+
+/// Waits for a record that has these values.
+pub fn record(sidecar: &sealwire_pods::Sidecar, wanted: &[(&str, &str)]) -> Value {
+    let found = || {
+        let records = sidecar.records().into_iter();
+        let mut matching =
+            records.filter(|record| wanted.iter().all(|(name, value)| record[*name] == *value));
+        matching.next()
+    };
+    let deadline = Instant::now() + SOON;
+    loop {
+        match found() {
+            Some(record) => return record,
+            None => assert!(
+                Instant::now() < deadline,
+                "no record with {wanted:?} among {:#?}",
+                sidecar.records()
+            ),
+        }
+    }
+}
+
 #[allow(clippy::expect_used, reason = "an assertion, for tests")]
 fn mesh(privilege: Privilege) -> Mesh {
     let own = std::env::current_exe().expect("this program has a path");
-    let programs = Programs::beside(&own)
-        .or_else(|_| Programs::beside(own.parent().unwrap_or(Path::new("/"))))
-        .expect("the programs are built");
+    let programs = Programs::beside(&own).expect("the programs are built");
     Mesh::new(privilege, &programs).expect("a mesh can be made")
 }

@@ -1,28 +1,38 @@
-//! Sealed links between two pods, end to end: what an operator is promised, sentence by sentence.
+//! Sealed links between two pods, end to end: what an application may rely on.
 
-use sealwire_pods::{Sealing, assert_eventually};
-use sealwire_tests::{SOON, http_server, with_each_privilege};
+use std::time::Duration;
+
+use sealwire_pods::{Mesh, Pod, Sealing, Sidecar, assert_eventually};
+use sealwire_tests::{
+    LONG, SOON, client, in_a_mesh, record, server, server_on, with_each_privilege,
+};
+
+/// Two sealed pods.
+fn pair(mesh: &Mesh) -> [(Pod, Sidecar); 2] {
+    ["client", "server"].map(|name| mesh.sealed_pod(name, &Sealing::default()).unwrap())
+}
 
 #[test]
-fn http_between_two_pods_is_sealed_over_ipv4_and_ipv6() {
+fn bytes_between_two_pods_are_sealed_over_ipv4_and_ipv6_and_each_connection_has_a_record() {
     with_each_privilege(|mesh| {
-        let (client, out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let (server, inn) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
-        let _application = http_server(&server, 8080, "hello from behind the seal");
-        let capture = mesh.world().capture(&server).unwrap();
-        for address in [server.v4().to_string(), format!("[{}]", server.v6())] {
-            let answer = client
-                .app("curl")
-                .args(["-sS", "-m", "10", &format!("http://{address}:8080/")])
-                .run(SOON)
-                .unwrap();
+        let [(from, out), (to, inn)] = pair(mesh);
+        let _echo = server(&to, 7000, "echo");
+        let capture = mesh.world().capture(&to).unwrap();
+        for address in [to.v4(), to.v6()] {
+            let answer = client(&from, address, 7000, "echo").run(SOON).unwrap();
             assert_eq!(
-                answer.stdout,
-                "hello from behind the seal",
-                "{}{}",
-                answer.stderr,
+                answer.stdout.trim(),
+                "there and back",
+                "{}",
                 out.process.stdout()
             );
+            let destination = std::net::SocketAddr::new(address, 7000).to_string();
+            let sent = record(
+                &out,
+                &[("outcome", "complete"), ("destination", &destination)],
+            );
+            assert_eq!(sent["peer"], "spiffe://mesh.example/ns/demo/sa/server");
+            assert_eq!((&sent["sent"], &sent["received"]), (&14.into(), &14.into()));
         }
         let wire = capture.stop().unwrap();
         assert_eq!(
@@ -32,14 +42,143 @@ fn http_between_two_pods_is_sealed_over_ipv4_and_ipv6() {
             wire.flows
         );
         assert!(wire.tls_bytes > 1000);
-        assert!(!wire.contains(b"hello from behind the seal"));
-        let record = assert_eventually("the record", SOON, || {
-            inn.records()
-                .into_iter()
-                .find(|record| record["outcome"] == "complete")
+        assert!(!wire.contains(b"there and back"));
+        let received = record(&inn, &[("outcome", "complete")]);
+        assert_eq!(received["peer"], "spiffe://mesh.example/ns/demo/sa/client");
+        assert_eq!(received["version"], "TLSv1_3");
+        assert_eq!(received["group"], "X25519MLKEM768");
+        assert_eq!(received["key"], "pkcs11:token=server;object=server");
+    });
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard() {
+    in_a_mesh(|mesh| {
+        let [(from, _out), (to, _inn)] = pair(mesh);
+        let _application = server(&to, 7000, "speaks-first");
+        let answer = client(&from, to.v4(), 7000, "listen").run(SOON).unwrap();
+        assert_eq!(answer.stdout.trim(), "ready");
+    });
+}
+
+#[test]
+fn each_direction_ends_by_itself() {
+    in_a_mesh(|mesh| {
+        let [(from, _out), (to, _inn)] = pair(mesh);
+        // The client ends first and still gets its answer.
+        let _digest = server(&to, 7000, "digest");
+        let answer = client(&from, to.v4(), 7000, "digest").run(LONG).unwrap();
+        assert_eq!(answer.stdout.trim(), "same");
+        // The server ends first and still gets what the client sends.
+        let log = server(&to, 7001, "ends-first");
+        let answer = client(&from, to.v4(), 7001, "after-their-end")
+            .run(SOON)
+            .unwrap();
+        assert_eq!(answer.stdout.trim(), "sent");
+        assert_eventually("what was sent arrives", SOON, || {
+            log.stdout()
+                .contains("sent after their end<end>")
+                .then_some(())
         });
-        assert_eq!(record["peer"], "spiffe://mesh.example/ns/demo/sa/client");
-        assert_eq!(record["version"], "TLSv1_3");
-        assert_eq!(record["group"], "X25519MLKEM768");
+    });
+}
+
+#[test]
+fn a_hundred_megabytes_arrive_unchanged_in_either_direction() {
+    in_a_mesh(|mesh| {
+        let [(from, _out), (to, inn)] = pair(mesh);
+        let _digest = server(&to, 7000, "digest");
+        let _source = server(&to, 7001, "source");
+        for address in [to.v4(), to.v6()] {
+            for (port, mode) in [(7000, "digest"), (7001, "source")] {
+                let answer = client(&from, address, port, mode).run(LONG).unwrap();
+                assert_eq!(answer.stdout.trim(), "same", "{mode} over {address}");
+            }
+        }
+        let moved = record(&inn, &[("outcome", "complete")]);
+        let total = moved["sent"].as_u64().unwrap() + moved["received"].as_u64().unwrap();
+        assert!(total >= 100 << 20, "{moved}");
+    });
+}
+
+#[test]
+fn a_thousand_connections_at_once_are_all_served() {
+    in_a_mesh(|mesh| {
+        let [(from, out), (to, _inn)] = pair(mesh);
+        let _echo = server(&to, 7000, "echo");
+        let answer = client(&from, to.v4(), 7000, "many").run(LONG).unwrap();
+        assert_eq!(answer.stdout.trim(), "1000 of 1000");
+        assert_eventually("each has ended well", SOON, || {
+            let metrics = out.metrics();
+            metrics.contains("outcome=\"complete\"} 1000").then_some(())
+        });
+    });
+}
+
+#[test]
+fn the_pods_own_address_is_reached_without_leaving_the_pod() {
+    in_a_mesh(|mesh| {
+        let [(pod, _sidecar), _] = pair(mesh);
+        let _echo = server(&pod, 7000, "echo");
+        for address in [pod.v4(), pod.v6()] {
+            let answer = client(&pod, address, 7000, "echo").run(SOON).unwrap();
+            assert_eq!(answer.stdout.trim(), "there and back");
+        }
+    });
+}
+
+#[test]
+fn what_listens_on_loopback_is_not_reached_from_outside() {
+    in_a_mesh(|mesh| {
+        let [(from, _out), (to, inn)] = pair(mesh);
+        let private = server_on(&to, "127.0.0.1", 7000, "log");
+        let answer = client(&from, to.v4(), 7000, "echo").run(SOON).unwrap();
+        assert!(!answer.success());
+        record(&inn, &[("reason", "application_unreachable")]);
+        assert_eq!(private.stdout(), "");
+        // The application itself reaches it as ever.
+        let own = client(&to, "127.0.0.1", 7000, "echo").run(SOON).unwrap();
+        assert!(own.success(), "{}", own.stdout);
+    });
+}
+
+#[test]
+fn a_link_that_is_cut_reaches_the_application_as_a_reset_and_never_as_a_clean_end() {
+    in_a_mesh(|mesh| {
+        let [(from, out), (to, inn)] = pair(mesh);
+        let _drip = server(&to, 7000, "drip");
+        let mut reader = client(&from, to.v4(), 7000, "until-it-ends")
+            .spawn()
+            .unwrap();
+        assert_eventually("bytes flow", SOON, || {
+            reader.stdout().contains("reading").then_some(())
+        });
+        inn.process.signal("KILL");
+        reader.wait(SOON).expect("the reader ends");
+        assert!(
+            reader.stdout().contains("ConnectionResetError"),
+            "{}",
+            reader.stdout()
+        );
+        record(&out, &[("outcome", "reset")]);
+    });
+}
+
+#[test]
+fn signatures_are_two_for_a_handshake_one_on_each_side() {
+    in_a_mesh(|mesh| {
+        let [(from, out), (to, inn)] = pair(mesh);
+        let _echo = server(&to, 7000, "echo");
+        let count = |sidecar: &Sidecar| sidecar.admin("/custody")["signatures"].as_u64().unwrap();
+        let before = (count(&out), count(&inn));
+        for _ in 0..5 {
+            assert!(
+                client(&from, to.v4(), 7000, "echo")
+                    .run(Duration::from_secs(10))
+                    .unwrap()
+                    .success()
+            );
+        }
+        assert_eq!((count(&out), count(&inn)), (before.0 + 5, before.1 + 5));
     });
 }

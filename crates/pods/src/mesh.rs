@@ -225,13 +225,13 @@ impl Mesh {
             self.hsm_directory().join("ca.pem"),
             directory.join("bundle.pem"),
         ];
-        let copied = self
+        let install = self
             .world
-            .command("cp")
+            .command("install")
             .user(PROXY_UID)
-            .args(bundle)
-            .run(SOON)?;
-        succeeded("cp", copied)?;
+            .args(["-m", "0644"])
+            .args(bundle);
+        succeeded("install", install.run(SOON)?)?;
         let config = directory.join("proxy.yaml");
         self.write(&config, &self.config(pod, sealing))?;
         Ok(config)
