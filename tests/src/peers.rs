@@ -72,7 +72,7 @@ pub fn s_client(mesh: &Mesh, pod: &Pod, address: &str, peer: Option<&Peer>) -> P
         .args(["s_client", "-connect", address, "-CAfile"]);
     let command = command
         .args([mesh.world().directory().join("server/bundle.pem")])
-        .args(["-verify_return_error", "-quiet", "-no_ign_eof"]);
+        .args(["-verify_return_error", "-quiet"]);
     match peer {
         Some(peer) => command.args([
             Path::new("-cert"),

@@ -2,13 +2,13 @@
 
 Prints what came of it; exceptions by their name.
 """
-import hashlib, random, socket, sys, threading, time
+import hashlib, os, random, socket, sys, threading, time
 
 address, port, mode = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 MEGABYTE = random.Random(7).randbytes(1 << 20)
 
 
-def connect(timeout=20):
+def connect(timeout=float(os.environ.get("TIMEOUT", 20))):
     return socket.create_connection((address, port), timeout)
 
 
