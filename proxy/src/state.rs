@@ -47,7 +47,7 @@ impl Need {
 }
 
 /// Whether a need is met.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "state", content = "detail")]
 pub enum Condition {
     /// It is.
@@ -141,22 +141,21 @@ impl State {
     /// Says whether a need is met; one log line a change.
     pub fn set(&self, need: Need, condition: Condition) {
         let mut conditions = lock(&self.conditions);
-        let was_met = matches!(conditions.get(&need), Some(Condition::Met));
-        match (&condition, was_met) {
-            (Condition::Met, false) => tracing::info!(need = need.name(), "need met"),
-            (Condition::Unmet(why), true) => {
+        let before = conditions.insert(need, condition.clone());
+        if before.as_ref() == Some(&condition) {
+            return;
+        }
+        match condition {
+            Condition::Met => tracing::info!(need = need.name(), "need met"),
+            Condition::Unmet(why) if before == Some(Condition::Met) => {
                 tracing::error!(
                     need = need.name(),
                     why,
                     "need no longer met: nothing new flows"
                 );
             }
-            (Condition::Unmet(why), false) => {
-                tracing::warn!(need = need.name(), why, "waiting for a need")
-            }
-            (Condition::Met, true) => {}
+            Condition::Unmet(why) => tracing::warn!(need = need.name(), why, "waiting for a need"),
         }
-        conditions.insert(need, condition);
     }
 
     /// Sets or clears a note: something to mend that stops nothing.

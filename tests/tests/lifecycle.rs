@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use sealwire_pods::{Mesh, OPEN_MESH, PROXY_UID, Pod, Sealing, Sidecar, assert_eventually};
 use sealwire_tests::{LONG, SOON, client, in_a_mesh, record, server, with_each_privilege};
 
+/// OpenSC's PKCS#11 spy.
+const SPY: &str = "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so";
+
 /// A pod with key, certificate and rules, whose sidecar has not been started.
 fn prepared(mesh: &Mesh) -> (Pod, PathBuf, String) {
     let pod = mesh.world().pod("pod").unwrap();
@@ -63,26 +66,41 @@ fn a_wrong_pin_is_tried_once_and_the_right_one_as_soon_as_its_file_changes() {
             .unwrap()
             .stdout;
         in_world(mesh, "sh", &["-c", &format!("printf 000000 > {pin}")]);
-        let debug = text.replace("level: info", "level: trace");
-        let mut sidecar = unready(
-            mesh,
-            &pod,
-            &config,
-            &debug,
-            &["refused the PIN", "not tried again"],
+        // OpenSC's spy stands before the real module and writes down every call.
+        let calls = mesh.world().directory().join("pod/calls.log");
+        let module = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("module: "))
+            .unwrap();
+        let spied = text.replace(module, SPY).replace(
+            "write: [",
+            &format!("write: [{}, ", calls.parent().unwrap().display()),
         );
-        // The refusal stays the same sentence while the key is asked for every second.
-        assert_eventually("it has asked several times", SOON, || {
-            let asked = sidecar
-                .log()
-                .into_iter()
-                .filter(|line| line["need"] == "key")
-                .count();
-            (asked >= 3).then_some(())
+        mesh.write(&config, &spied).unwrap();
+        let command = mesh.sidecar_command(&pod, &config);
+        let spying = command
+            .env("PKCS11SPY", module)
+            .env("PKCS11SPY_OUTPUT", &calls);
+        let mut sidecar = mesh.start_with(&pod, &config, spying).unwrap();
+        let logins = || {
+            let text = fs::read_to_string(&calls).unwrap_or_default();
+            (
+                text.matches(": C_Login\n").count(),
+                text.matches(": C_OpenSession\n").count(),
+            )
+        };
+        assert_eventually("the key has been asked for again and again", LONG, || {
+            (logins().1 >= 4).then_some(())
         });
+        assert_eq!(logins().0, 1);
+        let said = sidecar.health("/readyz").unwrap().1;
+        assert!(
+            said.contains("refused the PIN") && said.contains("not tried again"),
+            "{said}"
+        );
         in_world(mesh, "sh", &["-c", &format!("printf {right} > {pin}")]);
         sidecar.wait_until_ready().unwrap();
-        assert!(!sidecar.process.stdout().contains(&right));
+        assert_eq!(logins().0, 2);
     });
 }
 

@@ -319,8 +319,21 @@ log: {{ format: json, level: {} }}
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self, pod: &Pod, config: &Path) -> Result<Sidecar, WorldError> {
+        self.start_with(pod, config, self.sidecar_command(pod, config))
+    }
+
+    /// Starts a sidecar by a command of [`Mesh::sidecar_command`] that was changed.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(
+        &self,
+        pod: &Pod,
+        config: &Path,
+        command: PodCommand,
+    ) -> Result<Sidecar, WorldError> {
         Ok(Sidecar {
-            process: self.sidecar_command(pod, config).spawn()?,
+            process: command.spawn()?,
             pod: pod.clone(),
             config: config.to_owned(),
             node: NodeCurl(pod.world()),
