@@ -1,6 +1,13 @@
 //! What the tests across processes share: the privileges to run under, applications, and peers
 //! with certificates of the test's own making.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 pub mod peers;
 
 use std::time::{Duration, Instant};
@@ -37,7 +44,6 @@ pub fn server(pod: &Pod, port: u16, mode: &str) -> Process {
 }
 
 /// The same, on one address.
-#[allow(clippy::expect_used, reason = "an assertion, for tests")]
 pub fn server_on(pod: &Pod, host: &str, port: u16, mode: &str) -> Process {
     let server = pod
         .app(PYTHON)
@@ -68,7 +74,6 @@ pub fn client(pod: &Pod, address: impl ToString, port: u16, mode: &str) -> PodCo
 }
 
 /// Runs Python in a pod as an application does.
-#[allow(clippy::expect_used, reason = "an assertion, for tests")]
 pub fn python(pod: &Pod, script: &str) -> Finished {
     pod.app(PYTHON)
         .args(["-c", script])
@@ -77,7 +82,6 @@ pub fn python(pod: &Pod, script: &str) -> Finished {
 }
 
 /// Fetches a page and gives what came.
-#[allow(clippy::expect_used, reason = "an assertion, for tests")]
 pub fn curl(pod: &Pod, arguments: &[&str]) -> Finished {
     pod.app("curl")
         .args(["-sS", "-m", "10"])
@@ -107,7 +111,6 @@ pub fn record(sidecar: &sealwire_pods::Sidecar, wanted: &[(&str, &str)]) -> Valu
     }
 }
 
-#[allow(clippy::expect_used, reason = "an assertion, for tests")]
 fn mesh(privilege: Privilege) -> Mesh {
     let own = std::env::current_exe().expect("this program has a path");
     let programs = Programs::beside(&own).expect("the programs are built");

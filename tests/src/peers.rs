@@ -153,7 +153,6 @@ fn openssl(mesh: &Mesh, arguments: &str) {
     assert!(done.success(), "{}", done.stderr);
 }
 
-#[allow(clippy::expect_used, reason = "an assertion, for tests")]
 fn expect<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
     result.expect("the peer can be made")
 }

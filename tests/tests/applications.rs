@@ -1,6 +1,13 @@
 //! Real applications, unchanged, through the seal. One that is not installed is named and left
 //! out; `make test` installs them all.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,6 +1,13 @@
 //! Ways around the seal, each tried from inside a pod as an application could, and each stopped:
 //! an independent capture of the wire is the judge.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 use sealwire_pods::{Capabilities, Mesh, Pod, Sealing, Sidecar, Wire, assert_eventually};
 use sealwire_tests::{SOON, client, curl, in_a_mesh, python, record, server, with_each_privilege};
 

@@ -1,6 +1,13 @@
 //! Any mutual TLS peer with a certificate of the mesh can speak with a sealed pod, and none
 //! without.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 use sealwire_pods::{Sealing, assert_eventually};
 use sealwire_tests::peers::{of_the_mesh, s_client, s_server};
 use sealwire_tests::{SOON, in_a_mesh, python, record, server};

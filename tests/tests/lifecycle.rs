@@ -1,6 +1,13 @@
 //! Starting, changing and ending: what an operator sees when something is wrong, and what goes on
 //! while something changes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,12 @@
 //! Sealed links between two pods, end to end: what an application may rely on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 use std::time::Duration;
 
 use sealwire_pods::{Mesh, Pod, Sealing, Sidecar, assert_eventually};

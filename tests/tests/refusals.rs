@@ -1,6 +1,13 @@
 //! Who is refused, in and out: each with its reason in log and metric, and without one byte to or
 //! from an application.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 use sealwire_pods::{Mesh, Pod, Process, Sealing, Sidecar, assert_eventually};
 use sealwire_tests::peers::{Peer, of_another_ca, of_the_mesh, s_client, s_server};
 use sealwire_tests::{SOON, client, curl, in_a_mesh, record, server};

@@ -1,5 +1,5 @@
 //! Every live link, and how to close it with a reason. A link enters when its handshake is done
-//! and leaves when its [`Membership`] is dropped, however that comes about.
+//! and leaves when its membership is dropped, however that comes about.
 
 use std::collections::HashMap;
 use std::fmt;
