@@ -23,7 +23,9 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
-use sealwire_keys::{Algorithm, KeyConfig, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError, open};
+use sealwire_keys::{
+    Algorithm, KeyConfig, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError, open,
+};
 
 const PIN: &str = "5318-0008-token";
 
@@ -48,7 +50,10 @@ fn at_home(test: &str) -> Option<Home> {
     let path = directory.path();
     fs::create_dir(path.join("tokens")).unwrap();
     let tokens = path.join("tokens");
-    let conf = format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
+    let conf = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\n",
+        tokens.display()
+    );
     fs::write(path.join("softhsm2.conf"), conf).unwrap();
     let pin = path.join("pin");
     fs::write(&pin, PIN).unwrap();
@@ -58,17 +63,24 @@ fn at_home(test: &str) -> Option<Home> {
         .env("SOFTHSM2_CONF", path.join("softhsm2.conf"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&again.stdout).into_owned() + &String::from_utf8_lossy(&again.stderr);
-    assert!(again.status.success() && said.contains("1 passed"), "{said}");
+    let said = String::from_utf8_lossy(&again.stdout).into_owned()
+        + &String::from_utf8_lossy(&again.stderr);
+    assert!(
+        again.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
     None
 }
 
 fn module() -> PathBuf {
-    ["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"]
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.exists())
-        .expect("SoftHSM is installed: scripts/setup test")
+    [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    ]
+    .iter()
+    .map(PathBuf::from)
+    .find(|path| path.exists())
+    .expect("SoftHSM is installed: scripts/setup test")
 }
 
 impl Home {
@@ -95,7 +107,9 @@ impl Home {
         session.login(UserType::So, Some(&officer)).unwrap();
         session.init_pin(&AuthPin::new(PIN.into())).unwrap();
         session.logout().unwrap();
-        session.login(UserType::User, Some(&AuthPin::new(PIN.into()))).unwrap();
+        session
+            .login(UserType::User, Some(&AuthPin::new(PIN.into())))
+            .unwrap();
         for (name, id, kind) in keys {
             let named = [
                 Attribute::Token(true),
@@ -113,7 +127,11 @@ impl Home {
             let mechanism = match kind {
                 Kind::Curve(curve) => {
                     public.push(Attribute::EcParams(curve.to_vec()));
-                    if *curve == ED25519 { Mechanism::EccEdwardsKeyPairGen } else { Mechanism::EccKeyPairGen }
+                    if *curve == ED25519 {
+                        Mechanism::EccEdwardsKeyPairGen
+                    } else {
+                        Mechanism::EccKeyPairGen
+                    }
                 }
                 Kind::Rsa(bits) => {
                     public.extend([
@@ -123,14 +141,19 @@ impl Home {
                     Mechanism::RsaPkcsKeyPairGen
                 }
             };
-            session.generate_key_pair(&mechanism, &public, &private).unwrap();
+            session
+                .generate_key_pair(&mechanism, &public, &private)
+                .unwrap();
         }
         session.logout().unwrap();
         context
     }
 
     fn config(&self, uri: &str) -> Pkcs11Config {
-        let uri = format!("pkcs11:{uri}?pin-source=file:{}/pin", self.directory.display());
+        let uri = format!(
+            "pkcs11:{uri}?pin-source=file:{}/pin",
+            self.directory.display()
+        );
         Pkcs11Config {
             module: module(),
             uri: uri.parse().unwrap(),
@@ -153,7 +176,9 @@ enum Kind {
 
 #[test]
 fn every_kind_of_key_signs_with_every_scheme_it_offers_and_says_that_it_cannot_leave() {
-    let Some(home) = at_home("every_kind_of_key_signs_with_every_scheme_it_offers_and_says_that_it_cannot_leave") else {
+    let Some(home) = at_home(
+        "every_kind_of_key_signs_with_every_scheme_it_offers_and_says_that_it_cannot_leave",
+    ) else {
         return;
     };
     home.token(
@@ -179,17 +204,35 @@ fn every_kind_of_key_signs_with_every_scheme_it_offers_and_says_that_it_cannot_l
         assert_eq!(key.schemes().len(), schemes, "{label}");
         for scheme in key.schemes() {
             let signature = key.sign(*scheme, b"message").unwrap();
-            assert!(key.public_key().verifies(*scheme, b"message", &signature), "{label} {scheme}");
-            assert!(!key.public_key().verifies(*scheme, b"another", &signature), "{label} {scheme}");
+            assert!(
+                key.public_key().verifies(*scheme, b"message", &signature),
+                "{label} {scheme}"
+            );
+            assert!(
+                !key.public_key().verifies(*scheme, b"another", &signature),
+                "{label} {scheme}"
+            );
         }
         let custody = key.custody().unwrap();
-        let attributes = (custody.sensitive, custody.extractable, custody.never_extractable, custody.local);
-        assert_eq!(attributes, (Some(true), Some(false), Some(true), Some(true)), "{label}");
+        let attributes = (
+            custody.sensitive,
+            custody.extractable,
+            custody.never_extractable,
+            custody.local,
+        );
+        assert_eq!(
+            attributes,
+            (Some(true), Some(false), Some(true), Some(true)),
+            "{label}"
+        );
         assert_eq!(custody.token.unwrap().label, "t");
         assert!(!key.development());
     }
     let p256 = home.open("token=t;object=p256").unwrap();
-    assert!(matches!(p256.sign(Scheme::Ed25519, b"x"), Err(SignError::Scheme { .. })));
+    assert!(matches!(
+        p256.sign(Scheme::Ed25519, b"x"),
+        Err(SignError::Scheme { .. })
+    ));
 }
 
 #[test]
@@ -197,7 +240,14 @@ fn what_cannot_be_opened_is_named_with_what_there_is() {
     let Some(home) = at_home("what_cannot_be_opened_is_named_with_what_there_is") else {
         return;
     };
-    home.token("t", &[("one", 1, Kind::Curve(P256)), ("twin", 2, Kind::Curve(P256)), ("twin", 3, Kind::Curve(P256))]);
+    home.token(
+        "t",
+        &[
+            ("one", 1, Kind::Curve(P256)),
+            ("twin", 2, Kind::Curve(P256)),
+            ("twin", 3, Kind::Curve(P256)),
+        ],
+    );
     home.token("same", &[]);
     home.token("same", &[]);
     let said = |uri: &str| home.open(uri).unwrap_err().to_string();
@@ -205,7 +255,10 @@ fn what_cannot_be_opened_is_named_with_what_there_is() {
     assert!(said("token=same;object=one").contains("add serial="));
     assert!(said("token=t;object=other").contains("\"one\" (id=%01)"));
     let twins = said("token=t;object=twin");
-    assert!(twins.contains("id=%02") && twins.contains("id=%03"), "{twins}");
+    assert!(
+        twins.contains("id=%02") && twins.contains("id=%03"),
+        "{twins}"
+    );
     home.open("token=t;object=twin;id=%03").unwrap();
     let mut missing = home.config("token=t;object=one");
     missing.module = "/nonexistent/module.so".into();
@@ -245,7 +298,11 @@ fn many_threads_share_few_sessions_and_every_signature_is_good() {
                 for round in 0..50_u8 {
                     let message = [number, round];
                     let signature = key.sign(Scheme::EcdsaP256Sha256, &message).unwrap();
-                    assert!(key.public_key().verifies(Scheme::EcdsaP256Sha256, &message, &signature));
+                    assert!(key.public_key().verifies(
+                        Scheme::EcdsaP256Sha256,
+                        &message,
+                        &signature
+                    ));
                 }
             });
         }
@@ -254,7 +311,10 @@ fn many_threads_share_few_sessions_and_every_signature_is_good() {
     assert_eq!(key.signatures(), 16 * 50 + 1);
     let slot = context.get_slots_with_initialized_token().unwrap()[0];
     let sessions = context.get_token_info(slot).unwrap().session_count();
-    assert!(sessions.is_none_or(|open| open <= 5), "{sessions:?} sessions for a limit of 4");
+    assert!(
+        sessions.is_none_or(|open| open <= 5),
+        "{sessions:?} sessions for a limit of 4"
+    );
 }
 
 #[test]
@@ -268,7 +328,10 @@ fn a_token_that_was_logged_out_under_us_is_logged_in_again() {
     // Logging out is for the token, and makes every handle of a private object invalid.
     context.open_ro_session(slot).unwrap().logout().unwrap();
     let signature = key.sign(Scheme::EcdsaP256Sha256, b"after").unwrap();
-    assert!(key.public_key().verifies(Scheme::EcdsaP256Sha256, b"after", &signature));
+    assert!(
+        key.public_key()
+            .verifies(Scheme::EcdsaP256Sha256, b"after", &signature)
+    );
 }
 
 #[test]
@@ -285,16 +348,34 @@ fn overload_is_refused_at_once_and_waiting_ends_at_its_deadline() {
     let begun = Instant::now();
     let outcomes: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| (0..20).map(|_| key.sign(Scheme::RsaPssSha256, b"x")).collect::<Vec<_>>()))
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..20)
+                        .map(|_| key.sign(Scheme::RsaPssSha256, b"x"))
+                        .collect::<Vec<_>>()
+                })
+            })
             .collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
     });
     let count = |wanted: fn(&SignError) -> bool| {
-        outcomes.iter().filter(|outcome| outcome.as_ref().is_err_and(wanted)).count()
+        outcomes
+            .iter()
+            .filter(|outcome| outcome.as_ref().is_err_and(wanted))
+            .count()
     };
     assert!(outcomes.iter().any(Result::is_ok));
-    assert!(count(|error| matches!(error, SignError::Overloaded { limit: 1 })) > 0, "nobody was refused");
-    assert!(count(|error| matches!(error, SignError::Deadline { .. })) > 0, "nobody waited in vain");
+    assert!(
+        count(|error| matches!(error, SignError::Overloaded { limit: 1 })) > 0,
+        "nobody was refused"
+    );
+    assert!(
+        count(|error| matches!(error, SignError::Deadline { .. })) > 0,
+        "nobody waited in vain"
+    );
     assert!(begun.elapsed() < Duration::from_secs(30));
     // And afterwards all is as before.
     key.sign(Scheme::RsaPssSha256, b"x").unwrap();
