@@ -1,5 +1,5 @@
 # The two commands of the README. Each does its own set-up.
-.PHONY: demo test lint setup
+.PHONY: demo test lint bench setup
 
 SUITE ?= all
 
@@ -14,6 +14,11 @@ test:
 
 lint:
 	scripts/lint
+
+bench:
+	scripts/setup test
+	cargo build --locked --release --bins
+	target/release/sealwire-bench
 
 setup:
 	scripts/setup test

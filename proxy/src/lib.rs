@@ -22,4 +22,5 @@ pub mod reference;
 pub mod run;
 pub mod state;
 
+mod descriptors;
 mod observed_tls;

@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 
 use crate::capture::original_destination;
 use crate::capture::prove::ProofDesk;
-use crate::config::ExceptionRule;
+use crate::config::{ExceptionKind, ExceptionRule};
 use crate::observe::{Begun, Ending};
 use crate::observed_tls;
-use crate::policy::{Decision, checks_tls};
+use crate::policy::Decision;
 use crate::state::{InForce, State};
 
 /// The outbound side.
@@ -107,7 +107,7 @@ impl Outbound {
             return Err((app, Ending::refused("interrupted", error)));
         }
         let mut observed = None;
-        if checks_tls(rule) {
+        if rule.kind == ExceptionKind::RequireTls {
             let watching = observed_tls::pass_handshake(&mut app, &mut far);
             observed = match tokio::time::timeout_at(deadline, watching).await {
                 Ok(Ok(observed)) => Some(observed),
@@ -129,7 +129,7 @@ impl Outbound {
             .unzip();
         let hello_bytes = hello.unwrap_or_default();
         let half_closed_idle = self.links.limits().half_closed_idle;
-        let ended = relay_plain(app, far, Vec::new(), half_closed_idle, self.over(rule)).await;
+        let ended = relay_plain(app, far, half_closed_idle, self.over(rule)).await;
         Ok(Ending {
             treatment,
             link: None,

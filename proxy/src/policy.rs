@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use sealwire_identity::{Naming, SpiffeId, SpiffeIdPattern};
 use time::OffsetDateTime;
 
-use crate::config::{Config, ConfigError, ExceptionKind, ExceptionRule, InboundSection};
+use crate::config::{Config, ConfigError, ExceptionRule, InboundSection};
 
 mod compile;
 
@@ -144,11 +144,6 @@ impl InboundPolicy {
                 && rule.from.iter().any(|pattern| pattern.matches(peer))
         })
     }
-}
-
-/// Whether an exception lets TCP through, and to be relayed by the proxy.
-pub(crate) fn checks_tls(rule: &ExceptionRule) -> bool {
-    rule.kind == ExceptionKind::RequireTls
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::capture::prove::ProofDesk;
 use crate::config::{Config, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
+use crate::descriptors::raise_limit;
 use crate::inbound::Inbound;
 use crate::keeper::{Keeper, KeeperConfig};
 use crate::listen::{Listeners, accept, register};
@@ -57,6 +58,9 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
     let settings = Arc::new(Config::load(path)?.settings()?);
     let log_level = logging::start(&settings.config.log)
         .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
+    if let Err(problem) = raise_limit(settings.config.limits.connections) {
+        tracing::warn!(problem, "fewer connections are possible than configured");
+    }
     let listeners = Listeners::open(&settings.config.ports)?;
     let confinement = confine(&what_to_confine(&settings, path));
     for (measure, state) in confinement.gaps() {

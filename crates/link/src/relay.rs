@@ -34,17 +34,14 @@ pub struct Ended {
 
 /// Relays between an application and an unsealed far side, for declared exceptions.
 ///
-/// `prelude` was read from the far side already and goes to the application first;
 /// `half_closed_idle` bounds how long a connection may stay half closed without a byte.
 pub async fn relay_plain(
     app: TcpStream,
     far: TcpStream,
-    prelude: Vec<u8>,
     half_closed_idle: Duration,
     closed: impl Future<Output = CloseReason>,
 ) -> Ended {
-    let mut relay = Relay::new(app, Far::plain(far));
-    relay.unread = prelude;
+    let relay = Relay::new(app, Far::plain(far));
     relay.run(None, half_closed_idle, closed).await
 }
 
@@ -238,7 +235,7 @@ impl Relay {
                 Poll::Ready(Err(error)) => return Err(Broken::new("application", error)),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
                     self.outward = Way::Ending;
-                    self.far.end()?;
+                    self.far.end();
                 }
                 Poll::Ready(Ok(())) => {
                     self.moved.sent += as_u64(buffer.filled().len());

@@ -172,8 +172,14 @@ async fn prove_udp(destination: SocketAddr) -> Result<(), ProofError> {
     .await;
     match sent {
         Ok(_) => Err(ProofError::DatagramPassed { destination }),
-        // Refused by the rules (EPERM), or by the lack of a route.
-        Err(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied || is_unroutable(&error) => {
+            Ok(())
+        }
+        // Anything else says nothing about the rules.
+        Err(error) => Err(ProofError::NotCaptured {
+            destination,
+            problem: error.to_string(),
+        }),
     }
 }
 

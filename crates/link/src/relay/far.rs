@@ -61,11 +61,10 @@ impl Far {
     }
 
     /// Queues the end behind what was sent.
-    pub(super) fn end(&mut self) -> Result<(), Broken> {
+    pub(super) fn end(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
         }
-        Ok(())
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Broken> {

@@ -1,0 +1,118 @@
+//! What the seal costs: the same work between two pods without a sidecar and between two sealed
+//! ones, in one run, in turn, round after round; medians and ratios. `make bench`.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a tool for people, which fails loudly"
+)]
+
+mod load;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use sealwire_pods::{Mesh, Pod, Privilege, Process, Programs, Sealing, assert_eventually};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answers, inside a pod.
+    Serve,
+    /// Measures, inside a pod, and prints one number a line.
+    Load { address: IpAddr },
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Serve) => load::serve(),
+        Some(Command::Load { address }) => load::measure(address),
+        None => compare(arguments.rounds),
+    }
+}
+
+/// Two pods, and a server in one of them.
+struct Pair {
+    client: Pod,
+    server: Pod,
+    _server: Process,
+}
+
+fn compare(rounds: usize) {
+    let own = std::env::current_exe().unwrap();
+    let programs = Programs::beside(&own).unwrap();
+    let mesh = Mesh::new(Privilege::available()[0], &programs).unwrap();
+    let tool = mesh.world().directory().join("bench");
+    std::fs::copy(&own, &tool).unwrap();
+    let serve = |client: Pod, server: Pod| {
+        let process = server.app(&tool).args(["serve"]).spawn().unwrap();
+        assert_eventually("the server listens", Duration::from_secs(10), || {
+            server.listens(7000).then_some(())
+        });
+        Pair {
+            client,
+            server,
+            _server: process,
+        }
+    };
+    let world = mesh.world();
+    let direct = serve(world.pod("client").unwrap(), world.pod("server").unwrap());
+    let sealed = |name: &str| mesh.sealed_pod(name, &Sealing::default()).unwrap();
+    let (client, _out) = sealed("sclient");
+    let (server, _in) = sealed("sserver");
+    let sealed = serve(client, server);
+
+    let mut results = [Vec::new(), Vec::new()];
+    for round in 0..=rounds {
+        for (pair, results) in [&direct, &sealed].into_iter().zip(&mut results) {
+            let measured = run(&tool, pair);
+            // The first round warms up.
+            if round > 0 {
+                results.push(measured);
+            }
+        }
+    }
+    println!("| | direct | sealed | sealed over direct |\n|---|---|---|---|");
+    for (i, name) in load::MEASURES.iter().enumerate() {
+        let [direct, sealed] =
+            [0, 1].map(|side| median(results[side].iter().map(|round| round[i]).collect()));
+        println!(
+            "| {name} | {direct:.1} | {sealed:.1} | {:.3} |",
+            sealed / direct
+        );
+    }
+    println!("\nMedians of {rounds} rounds, direct and sealed in turn.");
+}
+
+fn run(tool: &PathBuf, pair: &Pair) -> Vec<f64> {
+    let finished = pair
+        .client
+        .app(tool)
+        .args(["load", &pair.server.v4().to_string()])
+        .run(Duration::from_secs(120))
+        .unwrap();
+    assert!(finished.success(), "{}", finished.stderr);
+    finished
+        .stdout
+        .lines()
+        .map(|line| line.parse().unwrap())
+        .collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
