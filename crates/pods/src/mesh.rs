@@ -35,6 +35,7 @@ pub struct Programs {
 pub struct Mesh {
     world: World,
     programs: Programs,
+    log: &'static str,
 }
 
 /// How a pod is sealed.
@@ -50,8 +51,6 @@ pub struct Sealing {
     pub algorithm: String,
     /// The sections `mesh`, `inbound`, `exceptions` and what else differs, as YAML.
     pub sections: String,
-    /// Log level.
-    pub log: String,
 }
 
 /// A sidecar at work in a pod.
@@ -102,7 +101,6 @@ impl Default for Sealing {
             addresses: None,
             algorithm: "p256".to_owned(),
             sections: OPEN_MESH.to_owned(),
-            log: "info".to_owned(),
         }
     }
 }
@@ -133,7 +131,11 @@ impl Mesh {
             proxy: copy(&programs.proxy, "sealwire-proxy")?,
             hsm_sim: copy(&programs.hsm_sim, "hsm-sim")?,
         };
-        let mesh = Self { world, programs };
+        let mesh = Self {
+            world,
+            programs,
+            log: "info",
+        };
         let owner = PROXY_UID.to_string();
         let made = mesh
             .world
@@ -144,6 +146,11 @@ impl Mesh {
         succeeded("install", made)?;
         mesh.hsm(&["init", "--trust-domain", TRUST_DOMAIN])?;
         Ok(mesh)
+    }
+
+    /// Lets every sidecar that is made from now on log at this level.
+    pub fn log_at(&mut self, level: &'static str) {
+        self.log = level;
     }
 
     /// The world.
@@ -296,7 +303,7 @@ capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"]
 confinement: {{ read: [{hsm}], write: [{hsm}/tokens] }}
 log: {{ format: json, level: {} }}
 {}",
-            sealing.log, sealing.sections
+            self.log, sealing.sections
         )
     }
 

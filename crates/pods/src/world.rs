@@ -158,6 +158,11 @@ impl World {
         self.inner.directory.path()
     }
 
+    /// Where every process of the world writes its output.
+    pub fn output(&self) -> PathBuf {
+        self.inner.output()
+    }
+
     /// A command on the node: in the world, in none of its pods, as its root.
     pub fn command(&self, program: impl Into<PathBuf>) -> PodCommand {
         PodCommand::new(self.inner.clone(), None, program.into())
@@ -277,6 +282,7 @@ impl Inner {
             privilege,
             directory,
         };
+        fs::create_dir(inner.output()).map_err(|source| run_error("mkdir", source))?;
         if privilege == Privilege::UserNamespace {
             inner.map_users()?;
         }
@@ -327,6 +333,10 @@ impl Inner {
         command
     }
 
+    pub(crate) fn output(&self) -> PathBuf {
+        self.directory.path().join("output")
+    }
+
     pub(crate) fn script(&self, step: &str, script: &str) -> Result<(), WorldError> {
         finish(self.enter().args(["sh", "-ec", script]), step)
     }
@@ -335,6 +345,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // What belongs to mapped users can be removed from inside alone.
+        let _ = fs::remove_dir_all(self.output());
         let _ = self.script(
             "clean up",
             &format!(
