@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use sealwire_pods::{Mesh, Pod, Privilege, Process, Programs, Sealing, assert_eventually};
+use sealwire_pods::{Mesh, Pod, Privilege, Process, Programs, Sealing, Sidecar, assert_eventually};
 
 #[derive(Parser)]
 struct Arguments {
@@ -44,11 +44,16 @@ fn main() {
     }
 }
 
+/// How long something may take that happens at once.
+const SOON: Duration = Duration::from_secs(10);
+
 /// Two pods, and a server in one of them.
 struct Pair {
     client: Pod,
     server: Pod,
     _server: Process,
+    /// Of the client and the server, when they are sealed.
+    sidecars: Vec<Sidecar>,
 }
 
 fn compare(rounds: usize) {
@@ -57,23 +62,36 @@ fn compare(rounds: usize) {
     let mesh = Mesh::new(Privilege::available()[0], &programs).unwrap();
     let tool = mesh.world().directory().join("bench");
     std::fs::copy(&own, &tool).unwrap();
-    let serve = |client: Pod, server: Pod| {
+    let serve = |client: Pod, server: Pod, sidecars: Vec<Sidecar>| {
         let process = server.app(&tool).args(["serve"]).spawn().unwrap();
-        assert_eventually("the server listens", Duration::from_secs(10), || {
+        assert_eventually("the server listens", SOON, || {
             server.listens(7000).then_some(())
         });
         Pair {
             client,
             server,
             _server: process,
+            sidecars,
         }
     };
     let world = mesh.world();
-    let direct = serve(world.pod("client").unwrap(), world.pod("server").unwrap());
+    let direct = serve(
+        world.pod("client").unwrap(),
+        world.pod("server").unwrap(),
+        Vec::new(),
+    );
     let sealed = |name: &str| mesh.sealed_pod(name, &Sealing::default()).unwrap();
-    let (client, _out) = sealed("sclient");
-    let (server, _in) = sealed("sserver");
-    let sealed = serve(client, server);
+    let (client, out) = sealed("sclient");
+    let (server, inn) = sealed("sserver");
+    let sealed = serve(client, server, vec![out, inn]);
+
+    for pair in [&direct, &sealed] {
+        // Thousands of connections to one destination: else their ports, all waiting for a late
+        // packet, run out within the minute.
+        let reuse = ["-c", "echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse"];
+        let set = pair.client.command("sh").args(reuse).run(SOON).unwrap();
+        assert!(set.success(), "{}", set.stderr);
+    }
 
     let mut results = [Vec::new(), Vec::new()];
     for round in 0..=rounds {
@@ -104,7 +122,13 @@ fn run(tool: &PathBuf, pair: &Pair) -> Vec<f64> {
         .args(["load", &pair.server.v4().to_string()])
         .run(Duration::from_secs(120))
         .unwrap();
-    assert!(finished.success(), "{}", finished.stderr);
+    let refusals = || {
+        let records = pair.sidecars.iter().flat_map(Sidecar::records);
+        records
+            .filter(|record| record["outcome"] != "complete")
+            .last()
+    };
+    assert!(finished.success(), "{}{:#?}", finished.stderr, refusals());
     finished
         .stdout
         .lines()
