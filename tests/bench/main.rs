@@ -123,10 +123,8 @@ fn run(tool: &PathBuf, pair: &Pair) -> Vec<f64> {
         .run(Duration::from_secs(120))
         .unwrap();
     let refusals = || {
-        let records = pair.sidecars.iter().flat_map(Sidecar::records);
-        records
-            .filter(|record| record["outcome"] != "complete")
-            .last()
+        let mut records = pair.sidecars.iter().flat_map(Sidecar::records);
+        records.rfind(|record| record["outcome"] != "complete")
     };
     assert!(finished.success(), "{}{:#?}", finished.stderr, refusals());
     finished
