@@ -238,9 +238,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.is_running() {
+        // On its way into the pod it is ours, and beyond the reach of the world's root; once
+        // there, it may be the other way round.
+        while self.is_running() {
+            let _ = self.child.kill();
             self.signal("KILL");
-            let _ = self.child.wait();
+            pause();
         }
     }
 }
