@@ -83,6 +83,7 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
 fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
     let config = &settings.config;
     let mut read = config.confinement.read.clone();
+    let mut write = config.confinement.write.clone();
     // Directories, not files: a ConfigMap's files are links that change under the same directory.
     read.extend(path.parent().map(Path::to_owned));
     read.extend(config.identity.certificate.parent().map(Path::to_owned));
@@ -90,6 +91,7 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
     match (&config.key, &settings.key) {
         (KeySection::Pkcs11(section), sealwire_keys::KeyConfig::Pkcs11(key)) => {
             read.push(section.module.clone());
+            write.extend(section.state.clone());
             read.extend(
                 key.uri
                     .pin_source()
@@ -104,7 +106,7 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
         landlock: config.confinement.landlock,
         seccomp: config.confinement.seccomp,
         read,
-        write: config.confinement.write.clone(),
+        write,
     }
 }
 

@@ -164,6 +164,11 @@ pub enum SignError {
         /// How long the signature waited.
         waited: Duration,
     },
+    /// The device gives out no session at all.
+    #[error(
+        "the device has no session left for this workload: close other clients' sessions, lower their maxSessions, or add devices"
+    )]
+    NoSession,
     /// The key cannot make such a signature.
     #[error("the key cannot sign with {scheme}")]
     Scheme {
@@ -173,7 +178,10 @@ pub enum SignError {
     /// The token wants a login again, and it does not succeed.
     #[error("login failed: {0}")]
     Login(String),
-    /// The device or its library failed.
+    /// The device or its library failed in a way that may pass; it is tried again by itself.
+    #[error("the device does not sign now: {0}: it is tried again until it does")]
+    Unusable(String),
+    /// The token refused.
     #[error("the token answered {0}")]
     Device(String),
     /// The key is not in the token any more.
@@ -181,4 +189,55 @@ pub enum SignError {
         "the key is not in the token any more: restore it, or make a new one with its certificate"
     )]
     KeyGone,
+    /// Another key is where the key was.
+    #[error(
+        "another key is in its place: have a certificate issued for that one, or restore the first"
+    )]
+    KeyChanged,
+}
+
+impl SignError {
+    /// A short, bounded name for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Overloaded { .. } => "overloaded",
+            Self::Deadline { .. } => "deadline",
+            Self::NoSession => "no_session",
+            Self::Scheme { .. } => "scheme",
+            Self::Login(_) => "login",
+            Self::Unusable(_) => "unusable",
+            Self::Device(_) => "device",
+            Self::KeyGone => "key_gone",
+            Self::KeyChanged => "key_changed",
+        }
+    }
+
+    /// Whether the device failed, and not the demand on it.
+    pub(crate) fn blames_the_device(&self) -> bool {
+        matches!(
+            self,
+            Self::Login(_) | Self::Unusable(_) | Self::Device(_) | Self::KeyGone | Self::KeyChanged
+        )
+    }
+
+    /// Whether nothing will change before somebody does something about it.
+    pub fn needs_help(&self) -> bool {
+        matches!(self, Self::Login(_) | Self::KeyGone | Self::KeyChanged)
+    }
+}
+
+/// An error at opening, as one that a signature meets later.
+impl From<OpenError> for SignError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Token { source, .. } => source,
+            OpenError::TokenMissing { .. } => Self::Unusable(error.to_string()),
+            OpenError::PinFile(_)
+            | OpenError::PinNotConfigured { .. }
+            | OpenError::PinIncorrect { .. }
+            | OpenError::PinLocked { .. } => Self::Login(error.to_string()),
+            OpenError::KeyMissing { .. } => Self::KeyGone,
+            other => Self::Device(other.to_string()),
+        }
+    }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 mod custody;
 mod error;
+mod health;
 mod memory;
 mod pkcs11;
 mod public_key;
@@ -24,6 +25,7 @@ mod uri;
 
 pub use custody::{Custody, Token};
 pub use error::{OpenError, SignError};
+pub use health::{KeyFigures, KeyHealth};
 pub use public_key::{Algorithm, PublicKey, PublicKeyError};
 pub use scheme::Scheme;
 pub use secret::{SecretFile, SecretFileError};
@@ -59,6 +61,19 @@ pub trait PrivateKey: Send + Sync + fmt::Debug {
     /// How many signatures have been made since the key was opened.
     fn signatures(&self) -> u64;
 
+    /// Numbers about its use since it was opened. Does not block.
+    fn figures(&self) -> KeyFigures {
+        KeyFigures {
+            signatures: self.signatures(),
+            ..KeyFigures::default()
+        }
+    }
+
+    /// How it stands now. Does not block.
+    fn health(&self) -> KeyHealth {
+        KeyHealth::Ready
+    }
+
     /// Whether this kind of key is for development only.
     fn development(&self) -> bool {
         false
@@ -87,6 +102,9 @@ pub struct Pkcs11Config {
     pub queue: usize,
     /// How long a signature may wait for a session.
     pub wait: Duration,
+    /// Directory in which a refused PIN is remembered across restarts of the process, without the
+    /// PIN.
+    pub state: Option<PathBuf>,
 }
 
 /// A key in memory.

@@ -1,85 +1,149 @@
 //! Keys in a PKCS#11 token (v2.40), through the vendor's own library.
 //!
 //! How the parts divide the work, and what each guards against (see `docs/hsm.md`):
-//! [`module`] loads a library once a process; [`token`] finds the token and logs in, never
-//! spending a PIN try twice; [`sessions`] lends sessions to one thread at a time; [`object`] finds
-//! the key; [`mechanism`] speaks the token's dialect of each signature scheme.
+//! [`module`] loads a library once a process, and initialises it anew when nothing else helps,
+//! behind the [`gate`] that keeps everybody out meanwhile; [`token`] finds the token and logs in,
+//! never spending a PIN try twice, for which [`refused`] remembers; [`sessions`] lends sessions to
+//! one thread at a time; [`tender`] keeps one alive and begins a failing token anew; [`object`]
+//! finds the key; [`mechanism`] speaks the token's dialect of each signature scheme; [`trouble`]
+//! says what a return value asks for.
 
+mod gate;
 mod mechanism;
 mod module;
 mod object;
+mod refused;
 mod sessions;
+mod tender;
 mod token;
+mod trouble;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use cryptoki::object::{Attribute, AttributeType};
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use cryptoki::session::Session;
 
+use self::module::Module;
 use self::sessions::Sessions;
+use self::tender::Tender;
 use self::token::TokenSlot;
 use crate::public_key::PublicKey;
-use crate::{Custody, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError};
+use crate::{
+    Custody, KeyFigures, KeyHealth, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError,
+};
+
+/// What a key signs to prove itself.
+const PROOF: &[u8] = b"sealwire: does this key sign?";
+
+/// How long opening waits while another key has the module initialised anew.
+const OPENING: Duration = Duration::from_secs(5);
 
 /// A private key in a token.
 #[derive(Debug)]
 pub(crate) struct Pkcs11Key {
     reference: String,
-    token: Arc<TokenSlot>,
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     public: PublicKey,
     schemes: Vec<Scheme>,
     signatures: AtomicU64,
 }
 
 impl Pkcs11Key {
+    /// Finds the key and proves that it signs; where the module or the token is unusable, once
+    /// more after the module was initialised anew.
     pub(crate) fn open(config: &Pkcs11Config) -> Result<Self, OpenError> {
         let module = module::load(&config.module)?;
-        let token = Arc::new(TokenSlot::find(&module, &config.uri)?);
-        let first = token.open_session()?;
-        let located = object::locate(&first, &config.uri, token.label())?;
-        let public = located.public.clone();
-        let mut key = Self {
-            reference: config.uri.to_string(),
-            schemes: mechanism::offered(&token, &config.uri, public.algorithm())?,
-            sessions: Sessions::new(config, token.clone(), first, located),
-            token,
-            public,
-            signatures: AtomicU64::new(0),
+        let key = match Self::find(config, &module) {
+            Err(error) if is_unusable(&error) && module.reload() => Self::find(config, &module),
+            other => other,
+        }?;
+        let tender = Tender {
+            sessions: key.sessions.clone(),
+            public: key.public.clone(),
+            scheme: key.schemes[0],
         };
-        key.prove()?;
+        tender.start().map_err(|error| OpenError::Module {
+            path: config.module.clone(),
+            problem: format!("no thread can be started to look after its sessions: {error}"),
+        })?;
         Ok(key)
     }
 
-    /// Signs and verifies once with every scheme, and keeps those that the token can do.
-    fn prove(&mut self) -> Result<(), OpenError> {
-        const MESSAGE: &[u8] = b"sealwire: does this key sign?";
-        let mut proven = Vec::new();
-        let mut failure = None;
-        for scheme in &self.schemes {
-            match self.sign(*scheme, MESSAGE) {
-                Ok(signature) if self.public.verifies(*scheme, MESSAGE, &signature) => {
-                    proven.push(*scheme)
-                }
-                Ok(_) => {
-                    return Err(OpenError::SelfTest {
-                        uri: self.reference.clone(),
-                        scheme: scheme.name(),
-                    });
-                }
-                Err(error) => failure = Some(error),
+    fn find(config: &Pkcs11Config, module: &Arc<Module>) -> Result<Self, OpenError> {
+        let uri = config.uri.to_string();
+        let Some(pass) = module.gate.enter(Instant::now() + OPENING) else {
+            return Err(OpenError::Token {
+                uri,
+                source: SignError::Unusable("the module is being initialised anew".to_owned()),
+            });
+        };
+        let token = Arc::new(TokenSlot::find(module, config, &pass)?);
+        let session = token.open_session(&pass)?;
+        let found = object::locate(&session, &config.uri, token.label()).and_then(|located| {
+            let schemes = mechanism::offered(&token, &config.uri, located.public.algorithm())?;
+            let proven = prove(&session, &located, schemes, &uri)?;
+            Ok((located, proven))
+        });
+        let (located, schemes) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                // What failed is said already.
+                let _ = session.close();
+                return Err(error);
             }
-        }
-        match (proven.is_empty(), failure) {
-            (true, Some(source)) => Err(OpenError::Token {
-                uri: self.reference.clone(),
-                source,
-            }),
-            _ => {
-                self.schemes = proven;
-                Ok(())
+        };
+        let first = (session, located.handle);
+        Ok(Self {
+            reference: uri,
+            sessions: Arc::new(Sessions::new(
+                config,
+                module.clone(),
+                token,
+                located.id,
+                first,
+                &pass,
+            )),
+            signatures: AtomicU64::new(u64::try_from(schemes.len()).unwrap_or_default()),
+            public: located.public,
+            schemes,
+        })
+    }
+}
+
+/// Signs and verifies once with every scheme, and gives those that the token can do.
+fn prove(
+    session: &Session,
+    located: &object::Located,
+    schemes: Vec<Scheme>,
+    uri: &str,
+) -> Result<Vec<Scheme>, OpenError> {
+    let mut proven = Vec::new();
+    let mut failure = None;
+    for scheme in schemes {
+        let signed = mechanism::sign(session, located.handle, scheme, PROOF)
+            .map_err(|error| trouble::sign_error(&error))
+            .and_then(|raw| mechanism::wire_form(scheme, raw));
+        match signed {
+            Ok(signature) if located.public.verifies(scheme, PROOF, &signature) => {
+                proven.push(scheme);
             }
+            Ok(_) => {
+                return Err(OpenError::SelfTest {
+                    uri: uri.to_owned(),
+                    scheme: scheme.name(),
+                });
+            }
+            Err(error) => failure = Some(error),
         }
+    }
+    match failure {
+        Some(source) if proven.is_empty() => Err(OpenError::Token {
+            uri: uri.to_owned(),
+            source,
+        }),
+        _ => Ok(proven),
     }
 }
 
@@ -102,9 +166,9 @@ impl PrivateKey for Pkcs11Key {
                 scheme: scheme.name(),
             });
         }
-        let signature = self
-            .sessions
-            .with(|session, key| mechanism::sign(session, key, scheme, message))?;
+        let sign =
+            |session: &Session, key: ObjectHandle| mechanism::sign(session, key, scheme, message);
+        let signature = self.sessions.with(sign)?;
         self.signatures.fetch_add(1, Ordering::Relaxed);
         mechanism::wire_form(scheme, signature)
     }
@@ -127,7 +191,7 @@ impl PrivateKey for Pkcs11Key {
             public_key_sha256: self.public.fingerprint().to_owned(),
             algorithm: self.public.algorithm().to_string(),
             schemes: self.schemes.clone(),
-            token: Some(self.token.info().clone()),
+            token: Some(self.sessions.token().info().clone()),
             sensitive: claim(|said| {
                 if let Attribute::Sensitive(yes) = said {
                     Some(*yes)
@@ -173,4 +237,34 @@ impl PrivateKey for Pkcs11Key {
     fn signatures(&self) -> u64 {
         self.signatures.load(Ordering::Relaxed)
     }
+
+    fn figures(&self) -> KeyFigures {
+        KeyFigures {
+            signatures: self.signatures(),
+            ..self.sessions.figures()
+        }
+    }
+
+    fn health(&self) -> KeyHealth {
+        self.sessions.health()
+    }
+}
+
+impl Drop for Pkcs11Key {
+    fn drop(&mut self) {
+        // Whoever drops the key may not wait for a device: the tender closes the sessions.
+        self.sessions.end();
+    }
+}
+
+/// Whether initialising the module anew may help.
+fn is_unusable(error: &OpenError) -> bool {
+    matches!(
+        error,
+        OpenError::TokenMissing { .. }
+            | OpenError::Token {
+                source: SignError::Unusable(_),
+                ..
+            }
+    )
 }

@@ -12,7 +12,10 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 /// The content of a secret file. It has no Debug, and is overwritten when dropped.
 #[allow(missing_debug_implementations, reason = "a secret must not be printed")]
-pub struct SecretFile(Zeroizing<Vec<u8>>);
+pub struct SecretFile {
+    content: Zeroizing<Vec<u8>>,
+    stamp: String,
+}
 
 /// Why a secret file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +83,15 @@ impl SecretFile {
                 owner: metadata.uid(),
             });
         }
+        let stamp = format!(
+            "inode {} size {} modified {}.{:09} changed {}.{:09}",
+            metadata.ino(),
+            metadata.len(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec()
+        );
         let capacity = usize::try_from(metadata.len()).unwrap_or_default() + 1;
         // Reserved at once: growing would leave copies behind.
         let mut content = Zeroizing::new(Vec::with_capacity(capacity));
@@ -97,12 +109,18 @@ impl SecretFile {
                 path: path.to_owned(),
             });
         }
-        Ok(Self(content))
+        Ok(Self { content, stamp })
     }
 
     /// The secret itself.
     pub fn expose(&self) -> &[u8] {
-        &self.0
+        &self.content
+    }
+
+    /// Which file this was and when it was last changed: another after any change, and nothing
+    /// about its content but the length.
+    pub(crate) fn stamp(&self) -> &str {
+        &self.stamp
     }
 }
 

@@ -124,6 +124,7 @@ impl Config {
                 max_sessions: section.max_sessions,
                 queue: section.queue,
                 wait: Duration::from_secs(section.wait_seconds),
+                state: section.state.clone(),
             }))),
             KeySection::Memory(_) if !self.development => Err(ConfigError::invalid(
                 "key.memory",

@@ -94,6 +94,11 @@ pub struct Pkcs11Section {
     /// Seconds that a signature may wait for a session.
     #[serde(default = "default_wait")]
     pub wait_seconds: u64,
+    /// Directory that outlives a restart of the container (an `emptyDir`). In it is remembered
+    /// which PIN file the token has refused, so that restarts do not spend the PIN's tries; never
+    /// a PIN. Without it only the running process remembers.
+    #[serde(default)]
+    pub state: Option<PathBuf>,
 }
 
 /// A key in memory.

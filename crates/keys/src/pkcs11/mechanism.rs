@@ -9,6 +9,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 
 use super::token::TokenSlot;
+use super::trouble::answer;
 use crate::public_key::{Algorithm, ecdsa_der};
 use crate::{OpenError, Pkcs11Uri, Scheme, SignError};
 
@@ -26,7 +27,7 @@ pub(super) fn offered(
     let problem = match token.context().get_mechanism_info(token.slot(), needed) {
         Ok(info) if info.sign() => return Ok(algorithm.schemes().to_vec()),
         Ok(_) => format!("{needed} is listed, but not for signing"),
-        Err(error) => format!("{needed}: {error}"),
+        Err(error) => format!("{needed}: {}", answer(&error)),
     };
     Err(OpenError::Mechanism {
         token: token.label().to_owned(),

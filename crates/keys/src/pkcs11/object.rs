@@ -6,7 +6,7 @@ use cryptoki::session::Session;
 use der::Decode;
 use der::asn1::OctetStringRef;
 
-use super::token::device;
+use super::trouble::{answer, sign_error};
 use crate::public_key::{PublicKey, PublicKeyError};
 use crate::{OpenError, Pkcs11Uri};
 
@@ -27,7 +27,7 @@ pub(super) fn locate(
 ) -> Result<Located, OpenError> {
     let failed = |error: Error| OpenError::Token {
         uri: uri.to_string(),
-        source: device(error),
+        source: sign_error(&error),
     };
     let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
     template.extend(
@@ -110,7 +110,7 @@ fn public_key(
     ];
     let twins = session
         .find_objects(&template)
-        .map_err(|error| PublicKeyError::Malformed(error.to_string()))?;
+        .map_err(|error| PublicKeyError::Malformed(answer(&error)))?;
     let mut last = PublicKeyError::Missing;
     for handle in twins.into_iter().chain([private]) {
         match read_public(session, handle) {

@@ -1,76 +1,125 @@
 //! A bounded set of sessions, each lent to one thread at a time, in order of arrival.
 //!
-//! A key handle belongs to the session it was found in. A session that fails as lost sessions do
-//! is thrown away with its handle, and the work tried once more in a new one: signing is
-//! idempotent, and the vendor's library never does this by itself.
+//! A key handle belongs to the session it was found in, and both to one initialisation of the
+//! module: nothing of an earlier one is used or closed again. A session that fails as lost
+//! sessions do is given up with its handle and with those that lie idle, and the work tried once
+//! more in a new one: signing is idempotent, and a vendor's library never does this by itself.
+//! When that is not enough, the [tender](super::tender) is told, and whoever needs a session waits
+//! for it in bounds.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryptoki::error::{Error, RvError};
+use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 
-use super::object::{self, Located};
-use super::token::{TokenSlot, device};
-use crate::{OpenError, Pkcs11Config, SignError};
+use super::gate::Pass;
+use super::module::Module;
+use super::object;
+use super::token::TokenSlot;
+use super::trouble::{Trouble, answer, sign_error};
+use crate::{KeyFigures, KeyHealth, Pkcs11Config, SignError};
+
+/// How long after the device refused a further session no other is asked for.
+const CEILING: Duration = Duration::from_secs(10);
 
 /// The sessions that one key is used through.
 pub(super) struct Sessions {
-    token: Arc<TokenSlot>,
+    pub(super) module: Arc<Module>,
+    pub(super) config: Pkcs11Config,
     /// CKA_ID of the key.
     id: Vec<u8>,
     limit: usize,
-    queue: usize,
-    wait: Duration,
     state: Mutex<State>,
-    freed: Condvar,
+    changed: Condvar,
 }
 
-struct State {
+pub(super) struct State {
+    token: Arc<TokenSlot>,
     idle: Vec<Open>,
     /// Sessions that exist, lent or idle.
     open: usize,
+    /// Since when each lent session is in use, by ticket.
+    busy: BTreeMap<u64, Instant>,
     /// Who waits, first come first served.
     waiting: VecDeque<u64>,
     next_ticket: u64,
+    /// Fewer sessions than the limit, since the device refused another; and until when.
+    ceiling: Option<(usize, Instant)>,
+    /// Counts how often the token was begun anew.
+    generation: u64,
+    standing: Standing,
+    ended: bool,
+    figures: KeyFigures,
+}
+
+/// How it stands with the token.
+#[derive(Clone, Debug)]
+enum Standing {
+    /// It signs.
+    Live,
+    /// It does not, since then and for this reason; the tender is at it.
+    Failing(Instant, SignError),
 }
 
 /// A session with the key found in it.
-struct Open {
-    session: Session,
-    key: ObjectHandle,
+pub(super) struct Open {
+    pub(super) session: Session,
+    pub(super) key: ObjectHandle,
+    /// Generation of the module.
+    pub(super) module: u64,
+}
+
+/// What the tender has to do next.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Duty {
+    /// Use a session, so that it is not closed for being idle.
+    KeepAlive,
+    /// Begin the token anew.
+    Recover,
+    /// Close what is open, and end.
+    End,
 }
 
 impl Sessions {
-    /// Starts with one session, which keeps the login alive for as long as the key is open.
+    /// Starts with one session.
     pub(super) fn new(
         config: &Pkcs11Config,
+        module: Arc<Module>,
         token: Arc<TokenSlot>,
-        first: Session,
-        key: Located,
+        id: Vec<u8>,
+        first: (Session, ObjectHandle),
+        pass: &Pass<'_>,
     ) -> Self {
         let configured = config.max_sessions.get();
         Self {
             limit: token
                 .session_limit()
                 .map_or(configured, |limit| configured.min(limit.max(1))),
-            token,
-            id: key.id,
-            queue: config.queue,
-            wait: config.wait,
+            module,
+            config: config.clone(),
+            id,
             state: Mutex::new(State {
+                token,
                 idle: vec![Open {
-                    session: first,
-                    key: key.handle,
+                    session: first.0,
+                    key: first.1,
+                    module: pass.generation(),
                 }],
                 open: 1,
+                busy: BTreeMap::new(),
                 waiting: VecDeque::new(),
                 next_ticket: 0,
+                ceiling: None,
+                generation: 0,
+                standing: Standing::Live,
+                ended: false,
+                figures: KeyFigures::default(),
             }),
-            freed: Condvar::new(),
+            changed: Condvar::new(),
         }
     }
 
@@ -78,66 +127,317 @@ impl Sessions {
         self.limit
     }
 
-    /// Does `work` with a session and the key's handle in it; once more in a new session when the
-    /// first turns out to be lost.
+    /// The token as it was last found.
+    pub(super) fn token(&self) -> Arc<TokenSlot> {
+        self.lock().token.clone()
+    }
+
+    /// Does `work` with a session and the key's handle in it, and once more in a new session when
+    /// the first, or the device, turns out to be lost.
     pub(super) fn with<T>(
         &self,
         work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
     ) -> Result<T, SignError> {
-        let lease = self.borrow()?;
-        match lease.work(&work) {
-            Err(Failure::Token(error)) if is_lost(&error) => {
-                tracing::info!(token = self.token.label(), %error, "a session was lost, trying in a new one");
-                lease
-                    .replace()?
-                    .work(&work)
-                    .map_err(Failure::into_sign_error)
+        let generation = self.lock().generation;
+        let miss = match self.attempt(&work, false) {
+            Ok(done) => return Ok(done),
+            Err(Miss { error, again: true }) => {
+                tracing::debug!(token = self.token().label(), %error, "once more, in a new session");
+                match self.attempt(&work, true) {
+                    Ok(done) => return Ok(done),
+                    Err(miss) => miss,
+                }
             }
-            other => other.map_err(Failure::into_sign_error),
+            Err(miss) => miss,
+        };
+        if miss.error.blames_the_device() {
+            self.suspect(generation, miss.error.clone());
+        }
+        Err(miss.error)
+    }
+
+    pub(super) fn health(&self) -> KeyHealth {
+        let state = self.lock();
+        match &state.standing {
+            Standing::Live => match state.busy.values().map(Instant::elapsed).max() {
+                Some(longest) if longest > self.config.wait => KeyHealth::Degraded(format!(
+                    "the device has not answered for {} s: it is slow or frozen, and new links wait for it",
+                    longest.as_secs()
+                )),
+                _ => KeyHealth::Ready,
+            },
+            Standing::Failing(_, error) if error.needs_help() => KeyHealth::Down(error.to_string()),
+            Standing::Failing(_, error) => KeyHealth::Degraded(error.to_string()),
         }
     }
 
-    fn borrow(&self) -> Result<Lease<'_>, SignError> {
+    pub(super) fn figures(&self) -> KeyFigures {
+        let state = self.lock();
+        KeyFigures {
+            sessions_open: state.open,
+            sessions_busy: state.busy.len(),
+            sessions_limit: self.limit,
+            waiting: state.waiting.len(),
+            ..state.figures
+        }
+    }
+
+    /// Tells the tender to close what is open and to end.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    fn attempt<T>(
+        &self,
+        work: &impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+        fresh: bool,
+    ) -> Result<T, Miss> {
         let begun = Instant::now();
-        let mut state = self.lock();
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        let free = |state: &State| !state.idle.is_empty() || state.open < self.limit;
-        if !(state.waiting.is_empty() && free(&state)) {
-            if state.waiting.len() >= self.queue {
-                return Err(SignError::Overloaded { limit: self.queue });
-            }
-            state.waiting.push_back(ticket);
-            let wait = |state: &mut State| !(state.waiting.front() == Some(&ticket) && free(state));
-            let (back, timeout) = self
-                .freed
-                .wait_timeout_while(state, self.wait, wait)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = back;
-            state.waiting.retain(|waiting| *waiting != ticket);
-            if timeout.timed_out() {
-                self.freed.notify_all();
-                return Err(SignError::Deadline {
-                    waited: begun.elapsed(),
-                });
+        loop {
+            let mut lease = self.borrow(begun).map_err(Miss::last)?;
+            let pass = self.enter(begun).map_err(Miss::last)?;
+            match lease.fill(&pass, fresh) {
+                Ok(()) => return lease.work(&pass, work),
+                Err(SignError::NoSession) if lease.lower_ceiling() => {}
+                Err(error) => return Err(lease.failed(error)),
             }
         }
+    }
+
+    /// A pass to call the module with; the wait counts from `begun`.
+    pub(super) fn enter(&self, begun: Instant) -> Result<Pass<'_>, SignError> {
+        let pass = self.module.gate.enter(begun + self.config.wait);
+        pass.ok_or_else(|| {
+            SignError::Unusable("the PKCS#11 module is being initialised anew".to_owned())
+        })
+    }
+
+    /// Waits for a place among the sessions, in order of arrival.
+    fn borrow(&self, begun: Instant) -> Result<Lease<'_>, SignError> {
+        let mut state = self.lock();
+        let ticket = state.ticket();
+        if !(state.waiting.is_empty() && self.is_free(&state)) {
+            if state.waiting.len() >= self.config.queue {
+                return Err(SignError::Overloaded {
+                    limit: self.config.queue,
+                });
+            }
+            state.waiting.push_back(ticket);
+            state = self.queue(state, ticket, begun)?;
+        }
+        state.busy.insert(ticket, Instant::now());
         let lent = state.idle.pop();
         if lent.is_none() {
             state.open += 1;
         }
+        let generation = state.generation;
         drop(state);
         // Whoever is next in line may find another session free.
-        self.freed.notify_all();
-        let mut lease = Lease { pool: self, lent };
-        if lease.lent.is_none() {
-            lease.fill()?;
+        self.changed.notify_all();
+        Ok(Lease {
+            pool: self,
+            ticket,
+            generation,
+            lent,
+        })
+    }
+
+    /// Waits until it is `ticket`'s turn and takes it out of the queue, however the wait ends.
+    fn queue<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        ticket: u64,
+        begun: Instant,
+    ) -> Result<MutexGuard<'a, State>, SignError> {
+        let outcome = loop {
+            if let Standing::Failing(_, error) = &state.standing
+                && error.needs_help()
+            {
+                break Err(error.clone());
+            }
+            if state.waiting.front() == Some(&ticket) && self.is_free(&state) {
+                break Ok(());
+            }
+            let waited = begun.elapsed();
+            let Some(left) = self.config.wait.checked_sub(waited) else {
+                break Err(match &state.standing {
+                    Standing::Live => SignError::Deadline { waited },
+                    Standing::Failing(_, error) => error.clone(),
+                });
+            };
+            state = self.wait(state, left);
+        };
+        state.waiting.retain(|waiting| *waiting != ticket);
+        match outcome {
+            Ok(()) => Ok(state),
+            Err(error) => {
+                drop(state);
+                self.changed.notify_all();
+                Err(error)
+            }
         }
-        Ok(lease)
+    }
+
+    fn is_free(&self, state: &State) -> bool {
+        let room = || match state.ceiling {
+            Some((ceiling, until)) if Instant::now() < until => state.open < ceiling,
+            _ => state.open < self.limit,
+        };
+        matches!(state.standing, Standing::Live) && (!state.idle.is_empty() || room())
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
+        self.changed
+            .wait_timeout(state, at_most)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the tender asks for.
+impl Sessions {
+    /// Waits for something to do: at the latest when a session has to be kept alive, or when a
+    /// token that fails is due to be tried again.
+    pub(super) fn duty(&self, keep_alive: Duration, retry: Duration) -> Duty {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        loop {
+            let (duty, due) = match &state.standing {
+                _ if state.ended => return Duty::End,
+                Standing::Live => (Duty::KeepAlive, keep_alive),
+                Standing::Failing(..) => (Duty::Recover, retry),
+            };
+            match due.checked_sub(begun.elapsed()) {
+                Some(left) if !left.is_zero() => state = self.wait(state, left),
+                _ => return duty,
+            }
+        }
+    }
+
+    /// Looks whether the key is still there, by which the session counts as used. Not while every
+    /// session is at work, which keeps them alive as well.
+    pub(super) fn keep_alive(&self) {
+        let idle = {
+            let state = self.lock();
+            !state.idle.is_empty() || state.open == 0
+        };
+        if !idle {
+            return;
+        }
+        let generation = self.lock().generation;
+        let found = self.with(|session, _| object::relocate(session, &self.config.uri, &self.id));
+        if let Ok(None) = found {
+            self.suspect(generation, SignError::KeyGone);
+        }
+    }
+
+    /// Closes the sessions that nobody uses.
+    pub(super) fn close_idle(&self, pass: &Pass<'_>) {
+        let mut state = self.lock();
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        let count = idle.len();
+        for open in idle
+            .into_iter()
+            .filter(|open| open.module == pass.generation())
+        {
+            close(open.session);
+        }
+        self.lock().open -= count;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a session may be opened beside those that are at work, and counts it in.
+    pub(super) fn reserve(&self, patience: Duration) -> Result<(), SignError> {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        while state.open >= self.limit {
+            let waited = begun.elapsed();
+            let left = patience
+                .checked_sub(waited)
+                .ok_or(SignError::Deadline { waited })?;
+            state = self.wait(state, left);
+        }
+        state.open += 1;
+        Ok(())
+    }
+
+    /// Gives back what [`Sessions::reserve`] counted in.
+    pub(super) fn unreserve(&self) {
+        self.lock().open -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Finds the key again in a session of a new generation.
+    pub(super) fn find(&self, session: &Session) -> Result<ObjectHandle, SignError> {
+        object::relocate(session, &self.config.uri, &self.id)
+            .map_err(|error| sign_error(&error))?
+            .ok_or(SignError::KeyGone)
+    }
+
+    /// The token signs again, through this session, which takes the reserved place.
+    pub(super) fn recovered(&self, token: TokenSlot, first: (Session, ObjectHandle), module: u64) {
+        let mut state = self.lock();
+        state.generation += 1;
+        state.figures.recoveries += 1;
+        let generation = state.generation;
+        state.token = Arc::new(token);
+        state.idle.push(Open {
+            session: first.0,
+            key: first.1,
+            module,
+        });
+        state.ceiling = None;
+        let failed_for = match &state.standing {
+            Standing::Live => Duration::ZERO,
+            Standing::Failing(since, _) => since.elapsed(),
+        };
+        state.standing = Standing::Live;
+        tracing::info!(
+            token = state.token.label(),
+            generation,
+            failed_for_seconds = failed_for.as_secs_f64(),
+            "the token signs again"
+        );
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The token still fails, for this reason.
+    pub(super) fn still_failing(&self, error: SignError) {
+        let mut state = self.lock();
+        if let Standing::Failing(since, _) = state.standing {
+            state.standing = Standing::Failing(since, error);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn reloaded(&self) {
+        self.lock().figures.reloads += 1;
+    }
+
+    /// The token does not do what it did in that generation.
+    fn suspect(&self, generation: u64, error: SignError) {
+        let mut state = self.lock();
+        if state.generation == generation && matches!(state.standing, Standing::Live) {
+            tracing::warn!(token = state.token.label(), generation, %error, "the token fails: beginning anew");
+            state.standing = Standing::Failing(Instant::now(), error);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
     }
 }
 
@@ -150,83 +450,153 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// A place among the sessions, given back when dropped. Empty while its session is replaced.
+/// Why an attempt came to nothing.
+struct Miss {
+    error: SignError,
+    /// Whether a second one may succeed.
+    again: bool,
+}
+
+impl Miss {
+    fn last(error: SignError) -> Self {
+        Self {
+            error,
+            again: false,
+        }
+    }
+
+    fn again(error: SignError) -> Self {
+        Self { error, again: true }
+    }
+}
+
+/// A place among the sessions, given back when dropped. Empty while there is no session in it.
 struct Lease<'a> {
     pool: &'a Sessions,
+    ticket: u64,
+    /// Of the token, when the place was lent.
+    generation: u64,
     lent: Option<Open>,
 }
 
 impl Lease<'_> {
+    /// Sees to it that there is a session of this time in it, or a fresh one.
+    fn fill(&mut self, pass: &Pass<'_>, fresh: bool) -> Result<(), SignError> {
+        match &self.lent {
+            Some(open) if open.module != pass.generation() => self.lent = None,
+            Some(_) if fresh => self.give_up(),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let session = self.pool.token().open_session(pass)?;
+        match self.pool.find(&session) {
+            Ok(key) => {
+                self.lent = Some(Open {
+                    session,
+                    key,
+                    module: pass.generation(),
+                });
+                Ok(())
+            }
+            Err(error) => {
+                // What failed is said already.
+                let _ = session.close();
+                Err(error)
+            }
+        }
+    }
+
     fn work<T>(
-        &self,
-        work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
-    ) -> Result<T, Failure> {
-        let open = self.lent.as_ref().ok_or(Failure::KeyGone)?;
-        work(&open.session, open.key).map_err(Failure::Token)
+        mut self,
+        pass: &Pass<'_>,
+        work: &impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+    ) -> Result<T, Miss> {
+        let Some(open) = &self.lent else {
+            return Err(Miss::last(SignError::KeyGone));
+        };
+        let error = match work(&open.session, open.key) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let trouble = Trouble::of(&error);
+        if matches!(trouble, Trouble::Full | Trouble::Final) {
+            return Err(Miss::last(sign_error(&error)));
+        }
+        self.pool.lock().figures.sessions_lost += 1;
+        if is_dead(&error) {
+            self.lent = None;
+        } else {
+            self.give_up();
+        }
+        // The others are likely to be lost as well, and must not be met by the second attempt.
+        self.pool.close_idle(pass);
+        if trouble == Trouble::Device {
+            self.pool.suspect(self.generation, sign_error(&error));
+        }
+        Err(Miss::again(sign_error(&error)))
     }
 
-    /// Throws the session away, with its handles, and takes a new one.
-    fn replace(mut self) -> Result<Self, SignError> {
-        self.lent = None;
-        self.fill()?;
-        Ok(self)
+    /// There is no session to work with.
+    fn failed(self, error: SignError) -> Miss {
+        match error {
+            SignError::NoSession => Miss::last(error),
+            SignError::Device(_) => Miss::again(error),
+            _ => {
+                self.pool.suspect(self.generation, error.clone());
+                Miss::again(error)
+            }
+        }
     }
 
-    fn fill(&mut self) -> Result<(), SignError> {
-        let session = self
-            .pool
-            .token
-            .open_session()
-            .map_err(|error| match error {
-                OpenError::Token { source, .. } => source,
-                login => SignError::Login(login.to_string()),
-            })?;
-        let key = object::relocate(&session, self.pool.token.uri(), &self.pool.id)
-            .map_err(device)?
-            .ok_or(SignError::KeyGone)?;
-        self.lent = Some(Open { session, key });
-        Ok(())
+    /// Closes the session and forgets it.
+    fn give_up(&mut self) {
+        if let Some(open) = self.lent.take() {
+            close(open.session);
+        }
+    }
+
+    /// Asks for no more sessions than there are now, for a while. False when there are none, so
+    /// that there is nothing to wait for.
+    fn lower_ceiling(&self) -> bool {
+        let mut state = self.pool.lock();
+        let others = state.open - 1;
+        if others > 0 {
+            state.ceiling = Some((others, Instant::now() + CEILING));
+            tracing::warn!(
+                sessions = others,
+                limit = self.pool.limit,
+                "the device gives out no more sessions: going on with those there are"
+            );
+        }
+        others > 0
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
+        state.busy.remove(&self.ticket);
         match self.lent.take() {
             Some(open) => state.idle.push(open),
             None => state.open -= 1,
         }
         drop(state);
-        self.pool.freed.notify_all();
+        self.pool.changed.notify_all();
     }
 }
 
-enum Failure {
-    Token(Error),
-    KeyGone,
-}
-
-impl Failure {
-    fn into_sign_error(self) -> SignError {
-        match self {
-            Self::Token(error) => device(error),
-            Self::KeyGone => SignError::KeyGone,
-        }
+fn close(session: Session) {
+    if let Err(error) = session.close() {
+        tracing::debug!(error = answer(&error), "a session cannot be closed");
     }
 }
 
-/// Return values that say that the session, the handle or the login is gone, not the device.
-fn is_lost(error: &Error) -> bool {
+/// Whether the handle means nothing any more. It is not closed then: the module may have given the
+/// same number to a newer session.
+fn is_dead(error: &Error) -> bool {
+    use cryptoki::error::RvError::{SessionClosed, SessionHandleInvalid};
     matches!(
         error,
-        Error::Pkcs11(
-            RvError::SessionHandleInvalid
-                | RvError::SessionClosed
-                | RvError::ObjectHandleInvalid
-                | RvError::KeyHandleInvalid
-                | RvError::UserNotLoggedIn
-                | RvError::OperationActive,
-            _
-        )
+        Error::Pkcs11(SessionHandleInvalid | SessionClosed, _)
     )
 }

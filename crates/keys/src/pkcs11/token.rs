@@ -9,11 +9,14 @@ use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use zeroize::Zeroizing;
 
+use super::gate::Pass;
 use super::module::{Module, Rejected};
+use super::refused;
+use super::trouble::sign_error;
 use crate::secret::SecretFile;
-use crate::{OpenError, Pkcs11Uri, SignError, Token};
+use crate::{OpenError, Pkcs11Config, Pkcs11Uri, Token};
 
-/// A slot with the token that was asked for in it.
+/// A slot with the token that was asked for in it, as one initialisation of the module shows it.
 #[derive(Debug)]
 pub(super) struct TokenSlot {
     module: Arc<Module>,
@@ -21,51 +24,50 @@ pub(super) struct TokenSlot {
     info: Token,
     session_limit: Option<usize>,
     login_required: bool,
-    uri: Pkcs11Uri,
+    config: Pkcs11Config,
 }
 
 impl TokenSlot {
     /// Finds the one token that the URI names.
-    pub(super) fn find(module: &Arc<Module>, uri: &Pkcs11Uri) -> Result<Self, OpenError> {
+    pub(super) fn find(
+        module: &Arc<Module>,
+        config: &Pkcs11Config,
+        _pass: &Pass<'_>,
+    ) -> Result<Self, OpenError> {
         let context = &module.context;
-        let failed = |error: Error| OpenError::Token {
-            uri: uri.to_string(),
-            source: device(error),
-        };
+        let uri = &config.uri;
+        let slots = context
+            .get_slots_with_token()
+            .map_err(|error| failed(uri, &error))?;
         let mut seen = Vec::new();
-        for slot in context.get_slots_with_initialized_token().map_err(failed)? {
-            let info = context.get_token_info(slot).map_err(failed)?;
-            seen.push((slot, describe(&info), info));
-        }
-        let list = |tokens: &[&(Slot, Token, TokenInfo)]| {
-            let labels: Vec<_> = tokens
-                .iter()
-                .map(|(_, token, _)| format!("{:?} (serial {})", token.label, token.serial))
-                .collect();
-            if labels.is_empty() {
-                "none".to_owned()
-            } else {
-                labels.join(", ")
+        let mut problem = None;
+        for slot in slots {
+            // One slot that fails does not hide the others.
+            match context.get_token_info(slot) {
+                Ok(info) if info.token_initialized() => seen.push((slot, describe(&info), info)),
+                Ok(_) => {}
+                Err(error) => problem = Some(error),
             }
-        };
+        }
         let matching: Vec<_> = seen
             .iter()
             .filter(|(slot, token, _)| uri.matches_token(token, slot.id()))
             .collect();
-        match matching.as_slice() {
-            [(slot, token, info)] => Ok(Self {
+        match (matching.as_slice(), problem) {
+            ([(slot, token, info)], _) => Ok(Self {
                 module: module.clone(),
                 slot: *slot,
                 info: token.clone(),
                 session_limit: session_limit(info),
                 login_required: info.login_required(),
-                uri: uri.clone(),
+                config: config.clone(),
             }),
-            [] => Err(OpenError::TokenMissing {
+            ([], Some(error)) => Err(failed(uri, &error)),
+            ([], None) => Err(OpenError::TokenMissing {
                 uri: uri.to_string(),
                 seen: list(&seen.iter().collect::<Vec<_>>()),
             }),
-            several => Err(OpenError::TokenAmbiguous {
+            (several, _) => Err(OpenError::TokenAmbiguous {
                 uri: uri.to_string(),
                 seen: list(several),
             }),
@@ -81,7 +83,7 @@ impl TokenSlot {
     }
 
     pub(super) fn uri(&self) -> &Pkcs11Uri {
-        &self.uri
+        &self.config.uri
     }
 
     pub(super) fn slot(&self) -> Slot {
@@ -97,33 +99,32 @@ impl TokenSlot {
         self.session_limit
     }
 
-    /// Opens a session and sees to it that it is logged in.
-    pub(super) fn open_session(&self) -> Result<Session, OpenError> {
-        let failed = |error: Error| OpenError::Token {
-            uri: self.uri.to_string(),
-            source: device(error),
-        };
+    /// Opens a session and sees to it that it is logged in. Whoever gets it has to close it: it
+    /// does not close itself, since after the module was initialised anew its handle may be
+    /// another session's.
+    pub(super) fn open_session(&self, _pass: &Pass<'_>) -> Result<Session, OpenError> {
         let context = &self.module.context;
-        let session = match context.open_ro_session(self.slot) {
+        let session = match context.open_ro_session_no_drop(self.slot) {
             // Some devices have no read-only sessions for users.
             Err(Error::Pkcs11(
                 RvError::SessionParallelNotSupported | RvError::SessionReadOnly,
                 _,
-            )) => context.open_rw_session(self.slot),
+            )) => context.open_rw_session_no_drop(self.slot),
             other => other,
         }
-        .map_err(failed)?;
-        if self.login_required {
-            self.login(&session)?;
+        .map_err(|error| failed(self.uri(), &error))?;
+        if self.login_required
+            && let Err(error) = self.login(&session)
+        {
+            // What failed is said already.
+            let _ = session.close();
+            return Err(error);
         }
         Ok(session)
     }
 
     fn login(&self, session: &Session) -> Result<(), OpenError> {
-        let failed = |error: Error| OpenError::Token {
-            uri: self.uri.to_string(),
-            source: device(error),
-        };
+        let failed = |error: Error| failed(self.uri(), &error);
         let logged_in = |state| matches!(state, SessionState::RoUser | SessionState::RwUser);
         // Whoever comes second finds the token logged in.
         let mut logins = self
@@ -135,11 +136,11 @@ impl TokenSlot {
             return Ok(());
         }
         let path = self
-            .uri
+            .uri()
             .pin_source()
             .ok_or_else(|| OpenError::PinNotConfigured {
                 token: self.info.label.clone(),
-                uri: self.uri.to_string(),
+                uri: self.uri().to_string(),
             })?;
         let pin = SecretFile::read(path)?;
         let refused = || OpenError::PinIncorrect {
@@ -147,9 +148,11 @@ impl TokenSlot {
             path: path.to_owned(),
         };
         let token = format!("{}/{}", self.info.serial, self.info.label);
+        let before = refused::Memory::new(self.config.state.as_deref(), &token);
         if logins
             .get(&token)
             .is_some_and(|Rejected(before)| before.as_slice() == pin.expose())
+            || before.holds(&pin)
         {
             return Err(refused());
         }
@@ -158,15 +161,18 @@ impl TokenSlot {
         match session.login_with_raw(UserType::User, &raw) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
                 logins.remove(&token);
+                before.forget();
                 Ok(())
             }
             Err(Error::Pkcs11(
                 RvError::PinIncorrect
                 | RvError::PinInvalid
                 | RvError::PinLenRange
+                | RvError::PinExpired
                 | RvError::PinLocked,
                 _,
             )) => {
+                before.remember(&pin);
                 logins.insert(token, Rejected(Zeroizing::new(pin.expose().to_vec())));
                 Err(refused())
             }
@@ -180,10 +186,7 @@ impl TokenSlot {
             .module
             .context
             .get_token_info(self.slot)
-            .map_err(|error| OpenError::Token {
-                uri: self.uri.to_string(),
-                source: device(error),
-            })?;
+            .map_err(|error| failed(self.uri(), &error))?;
         let state = if info.user_pin_locked() {
             "its PIN is locked"
         } else if info.user_pin_final_try() {
@@ -198,9 +201,23 @@ impl TokenSlot {
     }
 }
 
-/// What the token said, in words.
-pub(super) fn device(error: Error) -> SignError {
-    SignError::Device(error.to_string())
+fn failed(uri: &Pkcs11Uri, error: &Error) -> OpenError {
+    OpenError::Token {
+        uri: uri.to_string(),
+        source: sign_error(error),
+    }
+}
+
+fn list(tokens: &[&(Slot, Token, TokenInfo)]) -> String {
+    let labels: Vec<_> = tokens
+        .iter()
+        .map(|(_, token, _)| format!("{:?} (serial {})", token.label, token.serial))
+        .collect();
+    if labels.is_empty() {
+        "none".to_owned()
+    } else {
+        labels.join(", ")
+    }
 }
 
 fn describe(info: &TokenInfo) -> Token {

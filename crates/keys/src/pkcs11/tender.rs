@@ -1,0 +1,124 @@
+//! The tender: one thread for each open key, which keeps a session alive, and begins the token
+//! anew when it fails. Recovery is its work alone, so that a device which comes back is met by one
+//! login and not by as many as there are threads.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+
+use super::gate::Pass;
+use super::sessions::{Duty, Sessions};
+use super::token::TokenSlot;
+use super::trouble::sign_error;
+use super::{PROOF, mechanism};
+use crate::public_key::PublicKey;
+use crate::{Scheme, SignError};
+
+/// How often a session is used that would else be idle: devices are known to close one after 30 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts to begin a failing token anew: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long recovery waits for sessions that are at work.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Looks after the sessions of one key.
+pub(super) struct Tender {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) public: PublicKey,
+    /// By which the key is proven after each recovery.
+    pub(super) scheme: Scheme,
+}
+
+impl Tender {
+    /// Starts the thread; it ends with [`Sessions::end`].
+    pub(super) fn start(self) -> io::Result<()> {
+        thread::Builder::new()
+            .name("sealwire-token".to_owned())
+            .spawn(move || self.run())
+            .map(|_| ())
+    }
+
+    fn run(self) {
+        // At once the first time: most often a session was lost, and nothing else.
+        let mut pause = Duration::ZERO;
+        loop {
+            match self.sessions.duty(KEEP_ALIVE, pause) {
+                Duty::KeepAlive => {
+                    self.sessions.keep_alive();
+                    pause = Duration::ZERO;
+                }
+                Duty::Recover => match self.recover() {
+                    Ok(()) => pause = Duration::ZERO,
+                    Err(error) => {
+                        self.sessions.still_failing(error);
+                        pause = (pause * 2).clamp(RETRY.0, RETRY.1);
+                    }
+                },
+                Duty::End => return self.close_idle(),
+            }
+        }
+    }
+
+    /// Begins the token anew, and the module itself where that alone does not help.
+    fn recover(&self) -> Result<(), SignError> {
+        self.close_idle();
+        self.sessions.reserve(PATIENCE)?;
+        let recovered = match self.begin_anew() {
+            Err(SignError::Unusable(_)) if self.sessions.module.reload() => {
+                self.sessions.reloaded();
+                self.begin_anew()
+            }
+            other => other,
+        };
+        match recovered {
+            Ok((token, first, module)) => {
+                self.sessions.recovered(token, first, module);
+                Ok(())
+            }
+            Err(error) => {
+                self.sessions.unreserve();
+                Err(error)
+            }
+        }
+    }
+
+    fn close_idle(&self) {
+        // While the module is initialised anew there is nothing to close.
+        if let Ok(pass) = self.sessions.enter(Instant::now()) {
+            self.sessions.close_idle(&pass);
+        }
+    }
+
+    /// Finds the token and the key, and has it sign.
+    fn begin_anew(&self) -> Result<(TokenSlot, (Session, ObjectHandle), u64), SignError> {
+        let pass = self.sessions.enter(Instant::now())?;
+        let token = TokenSlot::find(&self.sessions.module, &self.sessions.config, &pass)?;
+        let session = token.open_session(&pass)?;
+        match self.prove(&session, &pass) {
+            Ok(key) => Ok((token, (session, key), pass.generation())),
+            Err(error) => {
+                // What failed is said already.
+                let _ = session.close();
+                Err(error)
+            }
+        }
+    }
+
+    fn prove(&self, session: &Session, _pass: &Pass<'_>) -> Result<ObjectHandle, SignError> {
+        let key = self.sessions.find(session)?;
+        let signature = mechanism::sign(session, key, self.scheme, PROOF)
+            .map_err(|error| sign_error(&error))
+            .and_then(|raw| mechanism::wire_form(self.scheme, raw))?;
+        if self.public.verifies(self.scheme, PROOF, &signature) {
+            Ok(key)
+        } else {
+            Err(SignError::KeyChanged)
+        }
+    }
+}
