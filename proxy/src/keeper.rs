@@ -14,11 +14,12 @@ use std::{fs, io, thread};
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
 use sealwire_identity::{Epoch, EpochConfig, FilesIssuer, Issued, Issuer};
-use sealwire_keys::PrivateKey;
+use sealwire_keys::{KeyHealth, PrivateKey, SignError};
 use time::OffsetDateTime;
 
 use crate::config::{Config, Settings};
 use crate::logging::LogLevel;
+use crate::metered::Metered;
 use crate::state::{Condition, InForce, Need, State};
 
 /// How often files are compared, and the key is tried while there is none.
@@ -92,7 +93,7 @@ impl Work {
     fn run(mut self, stopped: &Receiver<()>) {
         loop {
             self.look_at_config();
-            self.open_key();
+            self.look_at_key();
             self.load_certificate();
             if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return;
@@ -174,8 +175,18 @@ impl Work {
         );
     }
 
-    fn open_key(&mut self) {
-        if self.key.is_some() {
+    /// Opens the key while there is none, and again when it is gone for good: somebody may have
+    /// made a new one by the same name. Else says how it stands.
+    fn look_at_key(&mut self) {
+        // The certificate in force may still be that of the key before.
+        let in_use = self
+            .loaded
+            .as_ref()
+            .map(|loaded| loaded.issued.credentials.key());
+        if let Some(in_use) = in_use.or(self.key.as_ref()) {
+            self.state.key_health(in_use.health());
+        }
+        if self.key.as_ref().is_some_and(|key| !is_gone(key.as_ref())) {
             return;
         }
         match sealwire_keys::open(&self.settings.key) {
@@ -196,8 +207,14 @@ impl Work {
                         ),
                     );
                 }
-                self.key = Some(key);
-                self.state.set(Need::Key, Condition::Met);
+                if self.loaded.is_none() {
+                    self.state.key_health(key.health());
+                }
+                self.key = Some(Arc::new(Metered::new(key)));
+            }
+            // Its own health says what is wrong with the one there was.
+            Err(error) if self.key.is_some() => {
+                tracing::debug!(%error, "no other key is in its place");
             }
             Err(error) => self
                 .state
@@ -299,7 +316,16 @@ impl Work {
 impl Loaded {
     fn is_same(&self, issued: &Issued, settings: &Arc<Settings>) -> bool {
         self.issued.credentials.chain() == issued.credentials.chain()
+            && Arc::ptr_eq(self.issued.credentials.key(), issued.credentials.key())
             && self.issued.bundle_pem == issued.bundle_pem
             && Arc::ptr_eq(&self.settings, settings)
     }
+}
+
+/// Whether the key cannot come back by itself, but a new one by its name may.
+fn is_gone(key: &dyn PrivateKey) -> bool {
+    matches!(
+        key.health(),
+        KeyHealth::Down(SignError::KeyGone | SignError::KeyChanged)
+    )
 }

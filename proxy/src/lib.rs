@@ -23,4 +23,5 @@ pub mod run;
 pub mod state;
 
 mod descriptors;
+mod metered;
 mod observed_tls;

@@ -42,7 +42,38 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "sealwire_reloads_total",
         "Changes of configuration or certificates, by outcome"
     );
-    describe_counter!("sealwire_signatures_total", "Signatures made by the key");
+    describe_counter!(
+        "sealwire_signatures_total",
+        "Signatures asked of the key, by outcome"
+    );
+    describe_histogram!(
+        "sealwire_sign_seconds",
+        "Time that a signature took, the wait for a session included"
+    );
+    describe_gauge!(
+        "sealwire_key_health",
+        "1 for the state that the key in force is in"
+    );
+    describe_gauge!(
+        "sealwire_key_sessions",
+        "Sessions with the token that are busy or idle, and the limit"
+    );
+    describe_gauge!(
+        "sealwire_key_waiting",
+        "Signatures waiting for a session with the token"
+    );
+    describe_counter!(
+        "sealwire_key_sessions_lost_total",
+        "Sessions with the token that were lost and replaced"
+    );
+    describe_counter!(
+        "sealwire_key_recoveries_total",
+        "Times that the token failed and signed again"
+    );
+    describe_counter!(
+        "sealwire_key_module_reloads_total",
+        "Times that the PKCS#11 module was initialised anew"
+    );
     describe_counter!(
         "sealwire_capture_proofs_total",
         "Proofs of capture, by outcome"
@@ -59,6 +90,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(
         "sealwire_handshake_steps_waiting",
         "Handshake steps waiting for a signing thread"
+    );
+    describe_gauge!(
+        "sealwire_handshakes_waiting",
+        "Handshakes waiting for a place among those that sign"
     );
     describe_gauge!("sealwire_ready", "1 when ready");
     describe_gauge!("sealwire_need_met", "1 for each need that is met");

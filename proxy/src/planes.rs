@@ -1,7 +1,7 @@
 //! The HTTP planes: health and metrics for the node, admin for whoever is inside the pod. None of
 //! them shows a secret, and none changes anything but the log level.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State as Shared;
@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
-use sealwire_link::{Registry, SigningPool};
+use sealwire_keys::{KeyHealth, PrivateKey};
+use sealwire_link::{Links, Registry};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -29,8 +30,8 @@ pub struct Planes {
     pub state: Arc<State>,
     /// The live links.
     pub registry: Arc<Registry>,
-    /// The signing threads, once they run.
-    pub pool: std::sync::OnceLock<Arc<SigningPool>>,
+    /// The maker of links, once there is one.
+    pub links: OnceLock<Arc<Links>>,
     /// How the process has locked itself in.
     pub confinement: Report,
     /// The metrics.
@@ -155,10 +156,13 @@ async fn custody(Shared(planes): Shared<Arc<Planes>>) -> Response {
     };
     let key = in_force.epoch.credentials().key().clone();
     // The token is asked, which may take its time.
-    match tokio::task::spawn_blocking(move || (key.custody(), key.signatures())).await {
-        Ok((Ok(custody), signatures)) => {
-            Json(json!({ "custody": custody, "signatures": signatures })).into_response()
-        }
+    match tokio::task::spawn_blocking(move || (key.custody(), key.figures())).await {
+        Ok((Ok(custody), figures)) => Json(json!({
+            "custody": custody,
+            "signatures": figures.signatures,
+            "figures": figures,
+        }))
+        .into_response(),
         Ok((Err(error), _)) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
@@ -201,8 +205,9 @@ impl Planes {
             .connections
             .saturating_sub(self.places.available_permits());
         gauge!("sealwire_connections_open").set(as_f64(open));
-        if let Some(pool) = self.pool.get() {
-            gauge!("sealwire_handshake_steps_waiting").set(as_f64(pool.waiting()));
+        if let Some(links) = self.links.get() {
+            gauge!("sealwire_handshake_steps_waiting").set(as_f64(links.steps_waiting()));
+            gauge!("sealwire_handshakes_waiting").set(as_f64(links.waiting()));
         }
         if let Some(in_force) = self.state.in_force() {
             let credentials = in_force.epoch.credentials();
@@ -212,10 +217,31 @@ impl Planes {
             gauge!("sealwire_trust_epoch").set(as_f64(
                 usize::try_from(in_force.epoch.number()).unwrap_or(usize::MAX),
             ));
-            counter!("sealwire_signatures_total").absolute(credentials.key().signatures());
+            show_key(credentials.key().as_ref());
         }
         self.metrics.run_upkeep();
     }
+}
+
+/// How it stands with the key in force.
+fn show_key(key: &dyn PrivateKey) {
+    let state = key.health().name();
+    for name in KeyHealth::NAMES {
+        gauge!("sealwire_key_health", "state" => name).set(f64::from(u8::from(name == state)));
+    }
+    let figures = key.figures();
+    let idle = figures.sessions_open.saturating_sub(figures.sessions_busy);
+    for (state, sessions) in [
+        ("busy", figures.sessions_busy),
+        ("idle", idle),
+        ("limit", figures.sessions_limit),
+    ] {
+        gauge!("sealwire_key_sessions", "state" => state).set(as_f64(sessions));
+    }
+    gauge!("sealwire_key_waiting").set(as_f64(figures.waiting));
+    counter!("sealwire_key_sessions_lost_total").absolute(figures.sessions_lost);
+    counter!("sealwire_key_recoveries_total").absolute(figures.recoveries);
+    counter!("sealwire_key_module_reloads_total").absolute(figures.reloads);
 }
 
 /// Exact up to 2^53, beyond anything counted here.

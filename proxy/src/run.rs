@@ -126,7 +126,7 @@ impl Proxy {
         let planes = Arc::new(Planes {
             state: state.clone(),
             registry: registry.clone(),
-            pool: OnceLock::new(),
+            links: OnceLock::new(),
             confinement: self.confinement.clone(),
             metrics: install_metrics()?,
             log_level: self.log_level.clone(),
@@ -158,15 +158,16 @@ impl Proxy {
         };
         let pool = Arc::new(SigningPool::start(
             first.epoch.credentials().key().parallelism(),
-            limits.handshakes,
+            // Admission bounds those that sign; the others are bounded as connections are.
+            limits.connections,
         )?);
-        // Nobody else sets it.
-        let _ = planes.pool.set(pool.clone());
         let links = Arc::new(Links::new(LinksConfig {
             pool,
             registry: registry.clone(),
             limits: self.settings.links,
         }));
+        // Nobody else sets it.
+        let _ = planes.links.set(links.clone());
         let desk = Arc::new(ProofDesk::default());
         let outbound = Arc::new(Outbound {
             state: state.clone(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sealwire_identity::Epoch;
+use sealwire_keys::KeyHealth;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -62,6 +63,7 @@ pub struct State {
     in_force: watch::Sender<Option<Arc<InForce>>>,
     conditions: Mutex<BTreeMap<Need, Condition>>,
     notes: Mutex<BTreeMap<&'static str, String>>,
+    key: Mutex<Option<KeyHealth>>,
     draining: watch::Sender<bool>,
     closing: watch::Sender<bool>,
 }
@@ -75,6 +77,8 @@ pub struct Health {
     pub draining: bool,
     /// Each need.
     pub needs: BTreeMap<Need, Condition>,
+    /// How it stands with the key, once there is one.
+    pub key: Option<KeyHealth>,
     /// What is not as it should be, without stopping anything.
     pub notes: BTreeMap<&'static str, String>,
 }
@@ -87,6 +91,7 @@ impl State {
             in_force: watch::Sender::new(None),
             conditions: Mutex::new(Need::ALL.map(waiting).into()),
             notes: Mutex::default(),
+            key: Mutex::default(),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         })
@@ -158,6 +163,31 @@ impl State {
         }
     }
 
+    /// Says how it stands with the key; one log line a transition. Degraded, the need for it is
+    /// still met: what is sealed goes on, and sessions are resumed.
+    pub fn key_health(&self, health: KeyHealth) {
+        let before = lock(&self.key).replace(health.clone());
+        let problem = health.problem().map(ToString::to_string);
+        if before.as_ref().map(KeyHealth::name) != Some(health.name()) {
+            let (state, problem) = (health.name(), problem.as_deref());
+            match (&health, &before) {
+                (KeyHealth::Ready, None) => {}
+                (KeyHealth::Ready, Some(_)) => tracing::info!(state, "the key signs again"),
+                (KeyHealth::Degraded(_), _) => {
+                    tracing::warn!(state, problem, "the key does not sign now");
+                }
+                (KeyHealth::Down(_), _) => tracing::error!(state, problem, "the key is down"),
+            }
+        }
+        self.set(
+            Need::Key,
+            match health {
+                KeyHealth::Ready | KeyHealth::Degraded(_) => Condition::Met,
+                KeyHealth::Down(_) => Condition::Unmet(problem.unwrap_or_default()),
+            },
+        );
+    }
+
     /// Sets or clears a note: something to mend that stops nothing.
     pub fn note(&self, name: &'static str, note: Option<String>) {
         let mut notes = lock(&self.notes);
@@ -206,6 +236,7 @@ impl State {
             ready: !draining && self.flowing().is_ok(),
             draining,
             needs,
+            key: lock(&self.key).clone(),
             notes: lock(&self.notes).clone(),
         }
     }

@@ -164,6 +164,14 @@ pub enum SignError {
         /// How long the signature waited.
         waited: Duration,
     },
+    /// The device has been asked and does not answer.
+    #[error(
+        "the device has not answered for more than {longer_than:?}: it is slow or frozen; look after it, nothing else is needed"
+    )]
+    Silent {
+        /// How long it may take.
+        longer_than: Duration,
+    },
     /// The device gives out no session at all.
     #[error(
         "the device has no session left for this workload: close other clients' sessions, lower their maxSessions, or add devices"
@@ -202,6 +210,7 @@ impl SignError {
         match self {
             Self::Overloaded { .. } => "overloaded",
             Self::Deadline { .. } => "deadline",
+            Self::Silent { .. } => "silent",
             Self::NoSession => "no_session",
             Self::Scheme { .. } => "scheme",
             Self::Login(_) => "login",

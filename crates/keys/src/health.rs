@@ -1,18 +1,20 @@
 //! How a key stands right now, without asking its home: what health, metrics and readiness show.
 
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use crate::SignError;
 
 /// Whether a key signs.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase", tag = "state", content = "detail")]
+#[derive(Clone, Debug)]
 pub enum KeyHealth {
     /// It signs, as far as is known.
     Ready,
     /// It does not sign now, and recovers by itself: established links go on, sessions are
     /// resumed, and what needs a signature waits for it in bounds.
-    Degraded(String),
+    Degraded(SignError),
     /// It will not sign before somebody does something about it.
-    Down(String),
+    Down(SignError),
 }
 
 impl KeyHealth {
@@ -29,12 +31,21 @@ impl KeyHealth {
         }
     }
 
-    /// What is wrong, and the way out.
-    pub fn detail(&self) -> Option<&str> {
+    /// What is wrong, with the way out.
+    pub fn problem(&self) -> Option<&SignError> {
         match self {
             Self::Ready => None,
-            Self::Degraded(detail) | Self::Down(detail) => Some(detail),
+            Self::Degraded(problem) | Self::Down(problem) => Some(problem),
         }
+    }
+}
+
+impl Serialize for KeyHealth {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut health = serializer.serialize_struct("KeyHealth", 2)?;
+        health.serialize_field("state", self.name())?;
+        health.serialize_field("problem", &self.problem().map(ToString::to_string))?;
+        health.end()
     }
 }
 

@@ -1,6 +1,10 @@
 //! One TLS handshake, step by step: the socket is read and written on the runtime, every step of
-//! the protocol (key shares, signatures, verification) runs on the signing threads. rustls signs
-//! synchronously; this loop is what keeps an HSM's latency off the workers.
+//! the protocol (key shares, signatures, verification) runs on the threads of the pool. rustls
+//! signs synchronously; this loop is what keeps an HSM's latency off the workers.
+//!
+//! Whether a step signs is known before it runs: a server signs when it gets a ClientHello that
+//! resumes nothing, a client while it reads the flight of a server that resumes nothing. Such a
+//! handshake needs a place among those that sign; one that resumes needs none, and passes by.
 
 use std::io;
 use std::sync::Arc;
@@ -10,8 +14,10 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 
+use crate::admission::{Admission, Place};
 use crate::error::LinkError;
-use crate::pool::{ALERT_GRACE, SigningPool};
+use crate::hello::Hello;
+use crate::pool::{ALERT_GRACE, Lane, SigningPool};
 
 /// Which side of the handshake to play, and with what.
 pub(crate) enum Role {
@@ -31,6 +37,7 @@ pub(crate) struct Sealed {
 /// On refusal the peer gets our alert before the socket is closed, within a short grace.
 pub(crate) async fn handshake(
     pool: &SigningPool,
+    admission: &Admission,
     role: Role,
     socket: TcpStream,
     deadline: Instant,
@@ -38,6 +45,7 @@ pub(crate) async fn handshake(
     let begun = Instant::now();
     let steps = Steps {
         pool,
+        admission,
         socket: &socket,
         deadline,
     };
@@ -59,23 +67,41 @@ const PIECE: usize = 16 * 1024;
 
 struct Steps<'a> {
     pool: &'a SigningPool,
+    admission: &'a Admission,
     socket: &'a TcpStream,
     deadline: Instant,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
     async fn run(&self, role: Role) -> Result<Connection, LinkError> {
-        let mut connection = self.pool.run(self.deadline, move || role.begin()).await??;
+        let server = match &role {
+            Role::Server(config) => Some(config.clone()),
+            Role::Client(..) => None,
+        };
+        let (mut connection, hello) = self.pool.run(self.deadline, move || role.begin()).await??;
+        let mut place = None;
+        // Whoever has nothing to resume will sign: better it waits before the peer has, too.
+        if let Hello::Client(None) = Hello::read(&hello) {
+            place = Some(self.admission.admit(self.deadline).await?);
+        }
+        self.write(&hello).await?;
         let mut piece = Vec::new();
+        let mut lane = Lane::Light;
         loop {
             self.flush(&mut connection).await?;
             if !connection.is_handshaking() {
                 return Ok(connection);
             }
+            piece.clear();
             self.read(&mut piece).await?;
+            while Hello::read(&piece) == Hello::Incomplete && piece.len() < PIECE {
+                self.read(&mut piece).await?;
+            }
+            lane = lane_of(&piece, server.as_deref(), lane);
+            self.hold(&mut place, lane).await?;
             let fed = self
                 .pool
-                .run(self.deadline, move || feed(connection, piece))
+                .run_in(lane, self.deadline, move || feed(connection, piece))
                 .await?;
             let result;
             (connection, piece, result) = fed;
@@ -87,9 +113,22 @@ impl Steps<'_> {
         }
     }
 
+    /// Sees to it that a step that may sign has a place, and that a server's is free again once
+    /// the signature is made.
+    async fn hold(&self, place: &mut Option<Place<'a>>, lane: Lane) -> Result<(), LinkError> {
+        match lane {
+            Lane::Signing if place.is_none() => {
+                *place = Some(self.admission.admit(self.deadline).await?);
+            }
+            Lane::Signing => {}
+            Lane::Light => *place = None,
+        }
+        Ok(())
+    }
+
+    /// Adds what has come to the piece.
     async fn read(&self, piece: &mut Vec<u8>) -> Result<(), LinkError> {
-        piece.clear();
-        piece.reserve_exact(PIECE);
+        piece.reserve_exact(PIECE - piece.len());
         loop {
             self.socket
                 .readable()
@@ -104,6 +143,21 @@ impl Steps<'_> {
                 Err(error) => return Err(LinkError::Interrupted(error)),
             }
         }
+    }
+
+    async fn write(&self, mut bytes: &[u8]) -> Result<(), LinkError> {
+        while !bytes.is_empty() {
+            self.socket
+                .writable()
+                .await
+                .map_err(LinkError::Interrupted)?;
+            match self.socket.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(LinkError::Interrupted(error)),
+            }
+        }
+        Ok(())
     }
 
     async fn flush(&self, connection: &mut Connection) -> Result<(), LinkError> {
@@ -122,15 +176,38 @@ impl Steps<'_> {
     }
 }
 
+/// The lane of the step that takes `piece`, after one in lane `before`. In doubt it may sign.
+fn lane_of(piece: &[u8], server: Option<&ServerConfig>, before: Lane) -> Lane {
+    match (server, Hello::read(piece)) {
+        (Some(server), Hello::Client(Some(ticket)))
+            if server.ticketer.enabled() && server.ticketer.decrypt(ticket).is_some() =>
+        {
+            Lane::Light
+        }
+        // What is encrypted follows a hello, at which a server has signed.
+        (Some(_), Hello::Other) | (None, Hello::Server(true)) => Lane::Light,
+        (Some(_), _) => Lane::Signing,
+        (None, Hello::Other) => before,
+        (None, _) => Lane::Signing,
+    }
+}
+
 impl Role {
-    fn begin(self) -> Result<Connection, LinkError> {
+    /// Makes the connection, and a client's first message.
+    fn begin(self) -> Result<(Connection, Vec<u8>), LinkError> {
         let mut connection = match self {
             Self::Client(config, name) => Connection::from(ClientConnection::new(config, name)?),
             Self::Server(config) => Connection::from(ServerConnection::new(config)?),
         };
         // The relay writes only when nothing is unsent: the bound is there, not here.
         connection.set_buffer_limit(None);
-        Ok(connection)
+        let mut hello = Vec::new();
+        while connection.wants_write() {
+            connection
+                .write_tls(&mut hello)
+                .map_err(LinkError::Interrupted)?;
+        }
+        Ok((connection, hello))
     }
 }
 

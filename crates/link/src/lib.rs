@@ -7,7 +7,9 @@
 //! The rooms, in the order a connection passes them:
 //!
 //! - [`pool`]: the threads on which every signature and every handshake's arithmetic runs;
-//! - `driver`: one TLS handshake, step by step, its sockets on the runtime and its steps on the pool;
+//! - `admission`: how many handshakes may ask for a signature at once, and who is next;
+//! - `driver`: one TLS handshake, step by step, its sockets on the runtime and its steps on the
+//!   pool, told by `hello` which of them sign;
 //! - [`registry`]: every live link, and how to close it with a reason;
 //! - `relay`: bytes between an application's socket and a link, each direction on its own;
 //! - [`record`]: what is known about a connection once it has ended. Logs, metrics and everything
@@ -20,7 +22,9 @@ pub mod pool;
 pub mod record;
 pub mod registry;
 
+mod admission;
 mod driver;
+mod hello;
 mod links;
 mod relay;
 mod socket;

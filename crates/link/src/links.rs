@@ -4,7 +4,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
@@ -12,8 +11,8 @@ use rustls::{Connection, HandshakeKind};
 use sealwire_identity::{CertificateFacts, Epoch, Naming, PeerError};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::admission::Admission;
 use crate::driver::{self, Role, Sealed};
 use crate::error::LinkError;
 use crate::pool::SigningPool;
@@ -25,7 +24,8 @@ use crate::socket::prepare;
 /// Bounds of everything that links may take.
 #[derive(Copy, Clone, Debug)]
 pub struct LinkLimits {
-    /// Handshakes under way at once, both directions together.
+    /// Handshakes under way at once that sign, in each direction: a pod that dials itself must not
+    /// wait for itself. Resumptions do not count.
     pub handshakes: usize,
     /// Handshakes waiting for one of those places; the next is refused as overload.
     pub waiting: usize,
@@ -64,8 +64,8 @@ pub struct LinksConfig {
 #[derive(Debug)]
 pub struct Links {
     config: LinksConfig,
-    places: Semaphore,
-    waiting: AtomicUsize,
+    inbound: Admission,
+    outbound: Admission,
 }
 
 /// A link that is asked for.
@@ -83,8 +83,8 @@ impl Links {
     /// Takes up the given parts.
     pub fn new(config: LinksConfig) -> Self {
         Self {
-            places: Semaphore::new(config.limits.handshakes),
-            waiting: AtomicUsize::new(0),
+            inbound: Admission::new(config.limits.handshakes, config.limits.waiting),
+            outbound: Admission::new(config.limits.handshakes, config.limits.waiting),
             config,
         }
     }
@@ -92,6 +92,16 @@ impl Links {
     /// The bounds in force.
     pub fn limits(&self) -> &LinkLimits {
         &self.config.limits
+    }
+
+    /// How many handshakes wait for a place among those that sign.
+    pub fn waiting(&self) -> usize {
+        self.inbound.waiting() + self.outbound.waiting()
+    }
+
+    /// How many steps of handshakes wait for a signing thread.
+    pub fn steps_waiting(&self) -> usize {
+        self.config.pool.waiting()
     }
 
     /// Makes a link under `epoch` to the destination, whose peer has proven to be whom the request
@@ -149,9 +159,12 @@ impl Links {
     ) -> Result<Link, LinkError> {
         prepare(&socket).map_err(LinkError::Interrupted)?;
         let begun = Instant::now();
-        let place = self.admit(deadline).await?;
-        let sealed = driver::handshake(&self.config.pool, role, socket, deadline).await?;
-        drop(place);
+        let admission = match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        };
+        let sealed =
+            driver::handshake(&self.config.pool, admission, role, socket, deadline).await?;
         let facts = self.facts(&sealed.connection, epoch, begun.elapsed())?;
         let end = self.end(facts.ends);
         Ok(Link {
@@ -160,26 +173,6 @@ impl Links {
             membership: self.config.registry.enter(direction, facts),
             half_closed_idle: self.config.limits.half_closed_idle,
         })
-    }
-
-    /// Waits for a place among the handshakes under way, in order of arrival.
-    async fn admit(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, LinkError> {
-        let limits = &self.config.limits;
-        if let Ok(place) = self.places.try_acquire() {
-            return Ok(place);
-        }
-        let waiting = Waiting::enter(&self.waiting, limits.waiting)?;
-        let begun = Instant::now();
-        let place = tokio::time::timeout_at(deadline.into(), self.places.acquire()).await;
-        drop(waiting);
-        match place {
-            Ok(Ok(place)) => Ok(place),
-            // The semaphore is never closed, so what is left is the deadline.
-            Ok(Err(_)) | Err(_) => Err(LinkError::Deadline {
-                stage: "waiting for a place among the handshakes",
-                waited: begun.elapsed(),
-            }),
-        }
     }
 
     fn facts(
@@ -232,28 +225,6 @@ impl Links {
             drain: at.checked_sub(drain).unwrap_or(at),
             at,
         }
-    }
-}
-
-/// A place in the bounded waiting room.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize, limit: usize) -> Result<Self, LinkError> {
-        let room = Self(count);
-        if count.fetch_add(1, Ordering::Relaxed) >= limit {
-            return Err(LinkError::Overloaded {
-                what: "the handshakes waiting",
-                limit,
-            });
-        }
-        Ok(room)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,10 @@
-//! The signing threads: every signature and every handshake's arithmetic runs here and nowhere
-//! else, so that no runtime worker ever waits for an HSM. One thread for each signature that the
-//! key can make at once; more would only wait for a session.
+//! The threads of handshakes: every signature and every handshake's arithmetic runs here and
+//! nowhere else, so that no runtime worker ever waits for an HSM.
+//!
+//! There are two lanes. Steps that are about to sign have one thread for each signature that the
+//! key can make at once; more would only wait for a session. All other steps have threads of
+//! their own, so that a slow or frozen HSM stops neither a resumption nor the end of a handshake
+//! whose signature is made. Both yield to the runtime's workers: what is already sealed goes first.
 
 use std::fmt;
 use std::io;
@@ -15,46 +19,68 @@ use crate::error::LinkError;
 /// The start of every signing thread's name (`/proc/PID/task/TID/comm` shows it).
 pub const THREAD_NAME: &str = "sealwire-sign";
 
-/// A fixed set of threads behind one bounded queue, served in order of arrival.
+/// The start of the name of the threads for steps without a signature.
+pub const LIGHT_THREAD_NAME: &str = "sealwire-shake";
+
+/// By how much these threads are nicer than the runtime's workers.
+const NICENESS: i32 = 5;
+
+/// A fixed set of threads behind two bounded queues, each served in order of arrival.
 ///
-/// The threads end when the pool is dropped and the queue is empty.
+/// The threads end when the pool is dropped and the queues are empty.
 pub struct SigningPool {
-    queue: Sender<Job>,
+    signing: Sender<Job>,
+    light: Sender<Job>,
     limit: usize,
+}
+
+/// Which threads a step runs on.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Lane {
+    /// It may sign.
+    Signing,
+    /// It will not sign.
+    Light,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
 impl SigningPool {
-    /// Starts `threads` threads behind a queue of at most `queue` waiting steps.
+    /// Starts `threads` threads that sign, behind a queue of at most `queue` waiting steps, and
+    /// as many others as there are processors, behind another.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(threads: usize, queue: usize) -> io::Result<Self> {
-        let (sender, receiver) = bounded::<Job>(queue);
-        for number in 0..threads.max(1) {
-            let receiver = receiver.clone();
-            thread::Builder::new()
-                .name(format!("{THREAD_NAME}-{number}"))
-                .spawn(move || {
-                    for job in receiver {
-                        job();
-                    }
-                })?;
-        }
+        let processors = thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            queue: sender,
+            signing: lane(THREAD_NAME, threads.max(1), queue)?,
+            light: lane(LIGHT_THREAD_NAME, processors, queue)?,
             limit: queue,
         })
     }
 
-    /// Runs `step` on a signing thread and waits for its result without holding a worker.
+    /// Runs a `step` that does not sign, and waits for its result without holding a worker.
     ///
     /// # Errors
     /// [`LinkError::Overloaded`] at once when the queue is full, [`LinkError::Deadline`] when the
     /// step's turn came after `deadline`. A step that has begun is not interrupted: whoever drops
     /// the future leaves it to finish unheard.
     pub async fn run<T, F>(&self, deadline: Instant, step: F) -> Result<T, LinkError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        self.run_in(Lane::Light, deadline, step).await
+    }
+
+    /// Runs a `step` on the threads of a lane, as [`SigningPool::run`] does.
+    pub(crate) async fn run_in<T, F>(
+        &self,
+        lane: Lane,
+        deadline: Instant,
+        step: F,
+    ) -> Result<T, LinkError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
@@ -67,21 +93,25 @@ impl SigningPool {
                 let _ = answer.send(step());
             }
         });
-        self.queue.try_send(job).map_err(|error| match error {
+        let queue = match lane {
+            Lane::Signing => &self.signing,
+            Lane::Light => &self.light,
+        };
+        queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) | TrySendError::Disconnected(_) => LinkError::Overloaded {
-                what: "the queue of the signing threads",
+                what: lane.queue(),
                 limit: self.limit,
             },
         })?;
         result.await.map_err(|_| LinkError::Deadline {
-            stage: "waiting for a signing thread",
+            stage: lane.stage(),
             waited: queued.elapsed(),
         })
     }
 
-    /// How many steps wait for a thread now.
+    /// How many steps wait for a signing thread now.
     pub fn waiting(&self) -> usize {
-        self.queue.len()
+        self.signing.len()
     }
 }
 
@@ -92,6 +122,39 @@ impl fmt::Debug for SigningPool {
             .field("limit", &self.limit)
             .finish()
     }
+}
+
+impl Lane {
+    fn queue(self) -> &'static str {
+        match self {
+            Self::Signing => "the queue of the signing threads",
+            Self::Light => "the queue of the handshake threads",
+        }
+    }
+
+    fn stage(self) -> &'static str {
+        match self {
+            Self::Signing => "waiting for a signing thread",
+            Self::Light => "waiting for a handshake thread",
+        }
+    }
+}
+
+fn lane(name: &str, threads: usize, queue: usize) -> io::Result<Sender<Job>> {
+    let (sender, receiver) = bounded::<Job>(queue);
+    for number in 0..threads {
+        let receiver = receiver.clone();
+        thread::Builder::new()
+            .name(format!("{name}-{number}"))
+            .spawn(move || {
+                // On Linux this is the thread's own. Where it is refused, nothing else changes.
+                let _ = rustix::process::nice(NICENESS);
+                for job in receiver {
+                    job();
+                }
+            })?;
+    }
+    Ok(sender)
 }
 
 /// How long after a refusal a peer is given to read our alert.
@@ -108,13 +171,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_step_runs_on_a_signing_thread() {
+    async fn a_step_runs_on_a_thread_of_its_lane() {
         let pool = SigningPool::start(1, 1).unwrap();
-        let name = pool
-            .run(soon(), || thread::current().name().map(str::to_owned))
-            .await
-            .unwrap();
-        assert!(name.unwrap().starts_with(THREAD_NAME));
+        for (lane, expected) in [
+            (Lane::Signing, THREAD_NAME),
+            (Lane::Light, LIGHT_THREAD_NAME),
+        ] {
+            let step = || thread::current().name().map(str::to_owned);
+            let name = pool.run_in(lane, soon(), step).await.unwrap();
+            assert!(name.unwrap().starts_with(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn steps_that_do_not_sign_pass_those_that_are_stuck_signing() {
+        let pool = std::sync::Arc::new(SigningPool::start(1, 1).unwrap());
+        let (release, held) = mpsc::channel::<()>();
+        let stuck = pool.clone();
+        let stuck = tokio::spawn(async move {
+            let step = move || held.recv().ok();
+            stuck.run_in(Lane::Signing, soon(), step).await
+        });
+        pool.run(soon(), || ()).await.unwrap();
+        release.send(()).unwrap();
+        stuck.await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -124,21 +204,22 @@ mod tests {
         let (begun, begins) = mpsc::channel();
         let busy = pool.clone();
         let running = tokio::spawn(async move {
-            busy.run(soon(), move || {
+            let step = move || {
                 begun.send(()).unwrap();
                 held.recv().ok();
-            })
-            .await
+            };
+            busy.run_in(Lane::Signing, soon(), step).await
         });
         tokio::task::spawn_blocking(move || begins.recv().unwrap())
             .await
             .unwrap();
         let queued = pool.clone();
-        let waiting = tokio::spawn(async move { queued.run(soon(), || ()).await });
+        let waiting =
+            tokio::spawn(async move { queued.run_in(Lane::Signing, soon(), || ()).await });
         while pool.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        let refused = pool.run(soon(), || ()).await.unwrap_err();
+        let refused = pool.run_in(Lane::Signing, soon(), || ()).await.unwrap_err();
         assert!(
             matches!(refused, LinkError::Overloaded { limit: 1, .. }),
             "{refused}"

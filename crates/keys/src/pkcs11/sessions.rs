@@ -158,16 +158,16 @@ impl Sessions {
 
     pub(super) fn health(&self) -> KeyHealth {
         let state = self.lock();
+        let stuck = |since: &Instant| since.elapsed() > self.config.wait;
         match &state.standing {
-            Standing::Live => match state.busy.values().map(Instant::elapsed).max() {
-                Some(longest) if longest > self.config.wait => KeyHealth::Degraded(format!(
-                    "the device has not answered for {} s: it is slow or frozen, and new links wait for it",
-                    longest.as_secs()
-                )),
-                _ => KeyHealth::Ready,
-            },
-            Standing::Failing(_, error) if error.needs_help() => KeyHealth::Down(error.to_string()),
-            Standing::Failing(_, error) => KeyHealth::Degraded(error.to_string()),
+            Standing::Live if state.busy.values().any(stuck) => {
+                KeyHealth::Degraded(SignError::Silent {
+                    longer_than: self.config.wait,
+                })
+            }
+            Standing::Live => KeyHealth::Ready,
+            Standing::Failing(_, error) if error.needs_help() => KeyHealth::Down(error.clone()),
+            Standing::Failing(_, error) => KeyHealth::Degraded(error.clone()),
         }
     }
 
