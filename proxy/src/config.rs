@@ -17,7 +17,7 @@ pub(crate) use settings::{check_net, patterns};
 pub use types::{
     CaptureSection, Config, Confinement, DrainSection, ExceptionKind, ExceptionRule,
     IdentitySection, InboundRule, InboundSection, KeySection, LimitsSection, LogFormat, LogSection,
-    MemorySection, MeshSection, Pkcs11Section, Ports, ServiceRule,
+    MemorySection, MeshSection, Pkcs11Section, Ports, ResumptionSection, ServiceRule,
 };
 
 /// The largest configuration that is read, in bytes: what a ConfigMap can hold.
@@ -172,6 +172,18 @@ mod tests {
             + &GOOD[GOOD.find("mesh:").unwrap()..];
         assert!(refusal(&text).contains("development: true"));
         settings(&format!("development: true\n{text}")).unwrap();
+    }
+
+    #[test]
+    fn a_session_lifetime_that_tickets_cannot_keep_is_refused() {
+        for seconds in ["0", "21601"] {
+            let field = format!("identity:\n  resumption: {{ lifetimeSeconds: {seconds} }}\n");
+            let message = refusal(&example_with("identity:\n", &field));
+            assert!(
+                message.contains("identity.resumption.lifetimeSeconds"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

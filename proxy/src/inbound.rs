@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sealwire_identity::{PeerError, SpiffeId};
+use sealwire_identity::PeerError;
 use sealwire_link::{Direction, Ended, Link, Links, Treatment, prepare, reset};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -58,12 +58,15 @@ impl Inbound {
 
     async fn open(&self, peer: TcpStream, in_force: &InForce, destination: SocketAddr) -> Ending {
         let deadline = Instant::now() + self.links.limits().handshake;
-        let link = match self.links.accept(&in_force.epoch, peer, deadline).await {
+        let accepting = self
+            .links
+            .accept(&in_force.epoch, peer, destination, deadline);
+        let link = match accepting.await {
             Ok(link) => link,
             Err(error) => return Ending::refused(error.reason(), error),
         };
         let facts = link.facts().clone();
-        let app = match self.admit(&link, in_force, destination).await {
+        let app = match self.admit(&link, destination).await {
             Ok(app) => app,
             Err((reason, why)) => {
                 link.refuse();
@@ -84,24 +87,25 @@ impl Inbound {
     }
 
     /// Asks the rules, then connects to the application.
+    ///
+    /// The rules of now: should they have changed since the handshake began, the links that were
+    /// live then have been judged by the new ones, and this one is to be as well.
     async fn admit(
         &self,
         link: &Link,
-        in_force: &InForce,
         destination: SocketAddr,
     ) -> Result<TcpStream, (&'static str, String)> {
-        let refused = |error: PeerError| (error.reason(), error.to_string());
-        let peer: SpiffeId = link.facts().peer.parse().map_err(|problem| {
-            refused(PeerError::NotSpiffeId {
-                found: link.facts().peer.clone(),
-                problem: format!("{problem}"),
-            })
-        })?;
-        if !in_force.settings.inbound.allows(&peer, destination.port()) {
-            return Err(refused(PeerError::NotAllowed {
+        let in_force = self
+            .state
+            .flowing()
+            .map_err(|missing| ("not_ready", missing))?;
+        let peer = &link.peer().spiffe_id;
+        if !in_force.settings.inbound.allows(peer, destination.port()) {
+            let refused = PeerError::NotAllowed {
                 peer: peer.to_string(),
                 port: destination.port(),
-            }));
+            };
+            return Err((refused.reason(), refused.to_string()));
         }
         match tokio::time::timeout(HANDOVER, hand_over(destination)).await {
             Ok(Ok(app)) => Ok(app),

@@ -13,8 +13,9 @@ use std::{fs, io, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
-use sealwire_identity::{Epoch, EpochConfig, FilesIssuer, Issued, Issuer};
+use sealwire_identity::{CertificateFacts, Epoch, EpochConfig, FilesIssuer, Issued, Issuer};
 use sealwire_keys::{KeyHealth, PrivateKey, SignError};
+use sealwire_link::{CloseReason, LiveLink, Registry};
 use time::OffsetDateTime;
 
 use crate::config::{Config, Settings};
@@ -40,6 +41,8 @@ pub struct KeeperConfig {
     pub settings: Arc<Settings>,
     /// Where to say what is in force.
     pub state: Arc<State>,
+    /// The live links, which have to answer to what is in force as well.
+    pub registry: Arc<Registry>,
     /// Where to change the log level.
     pub log_level: LogLevel,
 }
@@ -57,6 +60,7 @@ impl Keeper {
             settings: config.settings,
             path: config.path,
             state: config.state,
+            registry: config.registry,
             log_level: config.log_level,
             key: None,
             loaded: None,
@@ -76,6 +80,7 @@ struct Work {
     started_with: Arc<Settings>,
     settings: Arc<Settings>,
     state: Arc<State>,
+    registry: Arc<Registry>,
     log_level: LogLevel,
     key: Option<Arc<dyn PrivateKey>>,
     loaded: Option<Loaded>,
@@ -267,6 +272,7 @@ impl Work {
             bundle: issued.bundle.clone(),
             trust_domains: self.settings.trust_domains.clone(),
             profile: self.settings.profile,
+            resumption: self.settings.resumption,
             time: Arc::new(DefaultTimeProvider),
         })
         .map_err(|error| error.to_string())
@@ -286,13 +292,30 @@ impl Work {
             issued,
             settings: self.settings.clone(),
         });
+        let epoch = Arc::new(epoch);
         self.state.publish(InForce {
             settings: self.settings.clone(),
-            epoch: Arc::new(epoch),
+            epoch: epoch.clone(),
         });
         self.state.note("certificate", None);
         self.state.set(Need::Certificate, Condition::Met);
         counter!("sealwire_reloads_total", "what" => "trust", "outcome" => "ok").increment(1);
+        self.judge_live_links(&epoch);
+    }
+
+    /// Only after the snapshot has been published: a link that enters the registry from now on
+    /// sees it, one that was there before is judged here.
+    fn judge_live_links(&self, epoch: &Arc<Epoch>) {
+        let policy =
+            |link: &LiveLink, peer: &CertificateFacts| !self.settings.lets_go_on(link, peer);
+        let told = self.registry.judge_by(epoch) + self.registry.close(CloseReason::Epoch, policy);
+        if told > 0 {
+            tracing::warn!(
+                epoch = epoch.number(),
+                links = told,
+                "links that would not be made any more are closed"
+            );
+        }
     }
 
     /// From two thirds of its life on, a certificate that nobody has replaced is worth a word.

@@ -29,6 +29,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "sealwire_refused_total",
         "Connections that were refused, by reason"
     );
+    describe_counter!(
+        "sealwire_links_closed_total",
+        "Connections that this proxy ended, by reason"
+    );
     describe_counter!("sealwire_bytes_total", "Application bytes moved");
     describe_counter!(
         "sealwire_exceptions_total",
@@ -192,6 +196,10 @@ fn count(record: &Record) {
         .increment(record.moved.received);
     if let Outcome::Refused { reason, .. } = record.outcome {
         counter!("sealwire_refused_total", "direction" => direction, "reason" => reason)
+            .increment(1);
+    }
+    if let Outcome::Closed { reason } = record.outcome {
+        counter!("sealwire_links_closed_total", "direction" => direction, "reason" => reason.name())
             .increment(1);
     }
     if let Treatment::Passthrough(rule) | Treatment::RequireTls(rule) = &record.treatment {

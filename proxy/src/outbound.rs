@@ -78,6 +78,15 @@ impl Outbound {
                     Err(error) => return Err((app, Ending::refused(error.reason(), error))),
                 };
                 let facts = link.facts().clone();
+                // The rules may have changed during the handshake, after the live links were judged.
+                let now = self.state.in_force();
+                if !now.is_some_and(|now| now.settings.lets_go_on(link.live(), link.peer())) {
+                    link.refuse();
+                    let why = "the policy changed during the handshake, and no longer seals this";
+                    let refused = Ending::refused("policy_changed", why);
+                    let link = Some(facts);
+                    return Err((app, Ending { link, ..refused }));
+                }
                 let Ended { moved, outcome } = link.relay(app).await;
                 Ok(Ending {
                     treatment: Treatment::Seal,

@@ -145,6 +145,7 @@ impl Proxy {
             path: self.path.clone(),
             settings: self.settings.clone(),
             state: state.clone(),
+            registry: registry.clone(),
             log_level: self.log_level.clone(),
         })?;
 
@@ -261,7 +262,7 @@ impl Proxy {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let told = registry.close(CloseReason::Drain, |_| true);
+        let told = registry.close(CloseReason::Drain, |_, _| true);
         state.close();
         tracing::warn!(
             links = told,

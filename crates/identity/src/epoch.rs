@@ -3,10 +3,12 @@
 //! made under one serves under another.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use rustls::client::Resumption;
-use rustls::pki_types::UnixTime;
+use rustls::client::{Resumption, TicketRequest};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
@@ -14,9 +16,12 @@ use rustls::{ClientConfig, ServerConfig};
 use time::OffsetDateTime;
 
 use crate::bundle::TrustBundle;
-use crate::certificate::Credentials;
+use crate::certificate::{CertificateFacts, Credentials};
 use crate::peer_error::PeerError;
 use crate::profile::Profile;
+use crate::resumption::{
+    MOST_TICKETS, Peer, Sessions, SessionsTo, TICKETS, TICKETS_AGAIN, Tickets,
+};
 use crate::signing::{OwnCertificate, usable_schemes};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::verify::{ClientVerifier, Naming, Role, ServerVerifier, Verifier};
@@ -37,6 +42,8 @@ pub struct EpochConfig {
     pub trust_domains: Vec<TrustDomain>,
     /// What is offered in handshakes.
     pub profile: &'static Profile,
+    /// For how long sessions may be resumed, at most [`Epoch::LONGEST_SESSION`]; never when none.
+    pub resumption: Option<Duration>,
     /// The clock by which certificates are judged.
     pub time: Arc<dyn TimeProvider>,
 }
@@ -49,7 +56,22 @@ pub struct Epoch {
     own: Arc<OwnCertificate>,
     server: Arc<ServerConfig>,
     /// One for each naming, so that what is the same for many links is made once.
-    clients: Mutex<HashMap<Naming, Arc<ClientConfig>>>,
+    clients: Mutex<Clients>,
+    sessions: Option<Arc<Sessions>>,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    by_naming: HashMap<Naming, Client>,
+    /// How many there have been.
+    made: u64,
+}
+
+/// The dialling side's configuration for one naming.
+#[derive(Clone, Debug)]
+struct Client {
+    number: u64,
+    config: Arc<ClientConfig>,
 }
 
 /// Why an epoch cannot be put in force.
@@ -84,6 +106,10 @@ pub enum EpochError {
 }
 
 impl Epoch {
+    /// The longest that a session may be resumed for: rustls replaces the keys of tickets every
+    /// six hours, and opens those of the keys before for as long again.
+    pub const LONGEST_SESSION: Duration = Duration::from_secs(6 * 3600);
+
     /// Makes an epoch, and checks that a peer who trusts what we trust would accept us in both
     /// roles.
     ///
@@ -107,12 +133,16 @@ impl Epoch {
         }
         let own = Arc::new(OwnCertificate::new(&config.credentials, allowed));
         let server = Arc::new(server_config(&config, &verifier, own.clone())?);
+        let sessions = config
+            .resumption
+            .map(|lifetime| Sessions::new(lifetime, config.time.clone()));
         Ok(Self {
             config,
             verifier,
             own,
             server,
             clients: Mutex::default(),
+            sessions,
         })
     }
 
@@ -142,24 +172,75 @@ impl Epoch {
         self.server.clone()
     }
 
-    /// The TLS configuration of the dialling side, demanding `naming` of the peer.
+    /// The TLS configuration for dialling `destination`, demanding `naming` of the peer. A session
+    /// is offered only where both are as they were when it was made.
     ///
     /// # Errors
     /// When rustls refuses the profile, which it did not when the epoch was made.
-    pub fn client_config(&self, naming: &Naming) -> Result<Arc<ClientConfig>, rustls::Error> {
+    pub fn client_config(
+        &self,
+        naming: &Naming,
+        destination: SocketAddr,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let Client { number, config } = self.client(naming)?;
+        let Some(sessions) = &self.sessions else {
+            return Ok(config);
+        };
+        // A handful of pointers. The verifier and the certificate stay the same ones, without
+        // which rustls would resume nothing.
+        let mut config = ClientConfig::clone(&config);
+        config.resumption = Resumption::store(Arc::new(SessionsTo {
+            sessions: sessions.clone(),
+            peer: Peer {
+                naming: number,
+                destination,
+            },
+        }));
+        Ok(Arc::new(config))
+    }
+
+    /// Verifies a peer's chain, leaf first, as a handshake does: for a session that was resumed,
+    /// which rustls verifies in nothing, and for a link that was sealed under another epoch. What
+    /// a [`Naming`] demands beside that is for [`Naming::check`]. Takes as long as verifying a few
+    /// signatures does.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        peer: Role,
+    ) -> Result<CertificateFacts, PeerError> {
+        let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
+        // Without a clock it is 1970, and nothing is valid yet.
+        let now = self.config.time.current_time();
+        let now = now.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO));
+        self.verifier.verify(leaf, intermediates, peer, now)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sessions(&self) -> Option<&Arc<Sessions>> {
+        self.sessions.as_ref()
+    }
+
+    fn client(&self, naming: &Naming) -> Result<Client, rustls::Error> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(naming) {
+        if let Some(client) = clients.by_naming.get(naming) {
             return Ok(client.clone());
         }
         let verifier = ServerVerifier {
             verifier: self.verifier.clone(),
             naming: naming.clone(),
         };
-        let client = Arc::new(client_config(&self.config, verifier, self.own.clone())?);
-        if clients.len() >= MAX_CLIENT_CONFIGS {
-            clients.clear();
+        clients.made += 1;
+        let client = Client {
+            number: clients.made,
+            config: Arc::new(client_config(&self.config, verifier, self.own.clone())?),
+        };
+        if clients.by_naming.len() >= MAX_CLIENT_CONFIGS {
+            clients.by_naming.clear();
         }
-        clients.insert(naming.clone(), client.clone());
+        clients.by_naming.insert(naming.clone(), client.clone());
         Ok(client)
     }
 }
@@ -200,9 +281,13 @@ fn server_config(
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(ClientVerifier(verifier.clone())))
         .with_cert_resolver(own);
-    // No session outlives its handshake until what it was made under is checked on resumption.
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
+    if let Some(lifetime) = config.resumption {
+        server.ticketer = Arc::new(Tickets::new(lifetime, config.time.clone())?);
+        server.send_tls13_tickets = usize::from(TICKETS);
+        server.max_tls13_tickets = MOST_TICKETS;
+    }
     Ok(server)
 }
 
@@ -218,6 +303,10 @@ fn client_config(
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(own);
     client.resumption = Resumption::disabled();
+    client.send_ticket_request = config.resumption.map(|_| TicketRequest {
+        new_session_count: TICKETS,
+        resumption_count: TICKETS_AGAIN,
+    });
     client.enable_sni = false;
     Ok(client)
 }
@@ -228,168 +317,4 @@ fn now(config: &EpochConfig) -> Option<OffsetDateTime> {
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::ExtendedKeyUsagePurpose;
-    use time::macros::datetime;
-
-    use super::*;
-    use crate::find_sign_error;
-    use crate::testing::{
-        At, Ca, Failing, Kind, Leaf, NOW, V4, WEB, epoch, handshake, open, try_epoch, unix,
-    };
-
-    const DEFAULT: &str = "default";
-
-    fn refused(wrong: impl FnOnce(&mut Leaf)) -> String {
-        let mut leaf = Leaf::of(WEB);
-        wrong(&mut leaf);
-        try_epoch(&Ca::new("root"), leaf, Kind::P256, DEFAULT)
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn an_own_certificate_that_peers_would_refuse_is_not_put_in_force() {
-        let expired = refused(|leaf| leaf.not_after = datetime!(2026-11-24 11:30 UTC));
-        assert!(
-            expired.contains("own certificate") && expired.contains("expired"),
-            "{expired}"
-        );
-        let one_role = refused(|leaf| leaf.extended = vec![ExtendedKeyUsagePurpose::ServerAuth]);
-        assert!(one_role.contains("clientAuth"), "{one_role}");
-        let elsewhere = refused(|leaf| leaf.uris = vec!["spiffe://other.example/a"]);
-        assert!(
-            elsewhere.contains("other.example") && elsewhere.contains("m.example"),
-            "{elsewhere}"
-        );
-    }
-
-    #[test]
-    fn the_first_trust_domain_has_to_be_our_own() {
-        let (ca, pair) = (Ca::new("root"), Kind::P256.generate());
-        let chain = vec![ca.issue(Leaf::of(WEB), &pair)];
-        let config = EpochConfig {
-            number: 1,
-            credentials: Arc::new(Credentials::new(open(&pair), chain).unwrap()),
-            bundle: ca.bundle(),
-            trust_domains: ["other.example", "m.example"]
-                .map(|domain| domain.parse().unwrap())
-                .to_vec(),
-            profile: Profile::by_name(DEFAULT).unwrap(),
-            time: Arc::new(At(NOW)),
-        };
-        let text = Epoch::new(config).unwrap_err().to_string();
-        assert!(
-            text.contains(WEB) && text.contains("other.example"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_naming_has_one_configuration_and_they_are_bounded() {
-        let us = epoch(&Ca::new("root"), Leaf::of(WEB), Kind::P256, DEFAULT);
-        let naming = |number: usize| {
-            Naming::Identity(vec![
-                format!("spiffe://m.example/w{number}").parse().unwrap(),
-            ])
-        };
-        let first = us.client_config(&naming(0)).unwrap();
-        assert!(Arc::ptr_eq(&first, &us.client_config(&naming(0)).unwrap()));
-        assert!(!Arc::ptr_eq(
-            &first,
-            &us.client_config(&Naming::Address).unwrap()
-        ));
-        for number in 0..=MAX_CLIENT_CONFIGS {
-            us.client_config(&naming(number)).unwrap();
-        }
-        assert!(us.clients.lock().unwrap().len() <= MAX_CLIENT_CONFIGS);
-    }
-
-    #[test]
-    fn no_handshake_resumes_another() {
-        let us = epoch(&Ca::new("root"), Leaf::of(WEB), Kind::P256, DEFAULT);
-        for round in 1..=3 {
-            let client = us.client_config(&Naming::Address).unwrap();
-            assert_eq!(handshake(client, us.server_config(), V4).server, Ok(()));
-            assert_eq!(us.credentials().key().signatures(), round * 2);
-        }
-    }
-
-    /// A clock that a test moves.
-    #[derive(Debug)]
-    struct Moving(Mutex<OffsetDateTime>);
-
-    impl TimeProvider for Moving {
-        fn current_time(&self) -> Option<UnixTime> {
-            Some(unix(*self.0.lock().unwrap()))
-        }
-    }
-
-    #[test]
-    fn an_epoch_is_valid_until_its_certificate_ends_and_so_are_its_handshakes() {
-        let (ca, pair) = (Ca::new("root"), Kind::P256.generate());
-        let clock = Arc::new(Moving(Mutex::new(NOW)));
-        let config = EpochConfig {
-            number: 1,
-            credentials: Arc::new(
-                Credentials::new(open(&pair), vec![ca.issue(Leaf::of(WEB), &pair)]).unwrap(),
-            ),
-            bundle: ca.bundle(),
-            trust_domains: vec!["m.example".parse().unwrap()],
-            profile: Profile::by_name(DEFAULT).unwrap(),
-            time: clock.clone(),
-        };
-        let us = Epoch::new(config).unwrap();
-        let seals = || {
-            handshake(
-                us.client_config(&Naming::Address).unwrap(),
-                us.server_config(),
-                V4,
-            )
-            .server
-            .is_ok()
-        };
-        assert!(us.is_valid() && seals());
-        *clock.0.lock().unwrap() = datetime!(2026-11-24 13:00:01 UTC);
-        assert!(!us.is_valid() && !seals());
-    }
-
-    #[test]
-    fn a_key_that_fails_is_found_in_the_error_of_either_role() {
-        let (ca, pair) = (Ca::new("root"), Kind::P256.generate());
-        let chain = vec![ca.issue(Leaf::of(WEB), &pair)];
-        let broken = Epoch::new(EpochConfig {
-            number: 1,
-            credentials: Arc::new(Credentials::new(Failing::new(open(&pair)), chain).unwrap()),
-            bundle: ca.bundle(),
-            trust_domains: vec!["m.example".parse().unwrap()],
-            profile: Profile::by_name(DEFAULT).unwrap(),
-            time: Arc::new(At(NOW)),
-        })
-        .unwrap();
-        let whole = epoch(&ca, Leaf::of(WEB), Kind::P256, DEFAULT);
-        let naming = Naming::Address;
-        let as_client = handshake(
-            broken.client_config(&naming).unwrap(),
-            whole.server_config(),
-            V4,
-        )
-        .client;
-        let as_server = handshake(
-            whole.client_config(&naming).unwrap(),
-            broken.server_config(),
-            V4,
-        )
-        .server;
-        for error in [as_client.unwrap_err(), as_server.unwrap_err()] {
-            assert!(
-                find_sign_error(&error)
-                    .unwrap()
-                    .to_string()
-                    .contains("CKR_DEVICE_REMOVED"),
-                "{error}"
-            );
-            assert_eq!(PeerError::find(&error), None);
-        }
-    }
-}
+mod tests;

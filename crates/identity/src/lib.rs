@@ -3,7 +3,7 @@
 //! SPIFFE IDs and the certificates that carry them (X.509-SVIDs), the trust bundle that peers'
 //! chains must end in, the check of a peer in both TLS roles, the TLS profiles, and the
 //! [`Epoch`]: own key, certificate, bundle and profile as one immutable snapshot, from which TLS
-//! configurations are made.
+//! configurations are made and peers verified.
 //!
 //! The crate `link` makes links from epochs; programs load credentials through an [`Issuer`].
 //! Reading files and making requests block; verification and everything on an [`Epoch`] do not,
@@ -16,6 +16,7 @@ mod issuer;
 mod peer_error;
 mod profile;
 mod request;
+mod resumption;
 mod signing;
 mod spiffe;
 #[cfg(test)]

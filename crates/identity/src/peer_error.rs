@@ -42,6 +42,34 @@ pub enum PeerError {
         /// The time here.
         now: OffsetDateTime,
     },
+    /// A certificate of its chain was revoked.
+    #[error(
+        "a certificate of its chain was revoked by its issuer ({serials}): find out why, and have it issued anew with a new key"
+    )]
+    Revoked {
+        /// Serial numbers of the certificates it presented, the leaf's first, in hexadecimal.
+        serials: String,
+    },
+    /// No revocation list speaks for a certificate of its chain.
+    #[error(
+        "no revocation list in identity.revocation.crls, signed by its issuer {issuer:?}, says whether its certificate was revoked: add that issuer's list"
+    )]
+    RevocationUnknown {
+        /// Issuer named by the certificate.
+        issuer: String,
+    },
+    /// The revocation list that speaks for a certificate of its chain is too old.
+    #[error(
+        "the revocation list of {issuer:?} should have been replaced by {next_update}, now is {now}: put a newer one in place, or raise identity.revocation.graceSeconds"
+    )]
+    CrlStale {
+        /// Issuer of the list.
+        issuer: String,
+        /// When the next was due.
+        next_update: OffsetDateTime,
+        /// The time here.
+        now: OffsetDateTime,
+    },
     /// It is not meant for this use.
     #[error("its certificate is not meant for this: {0}")]
     KeyUsage(String),
@@ -115,6 +143,9 @@ impl PeerError {
             Self::Chain(_) => "invalid_chain",
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not_yet_valid",
+            Self::Revoked { .. } => "revoked",
+            Self::RevocationUnknown { .. } => "revocation_unknown",
+            Self::CrlStale { .. } => "crl_stale",
             Self::KeyUsage(_) => "key_usage",
             Self::UriNames { .. } => "uri_names",
             Self::NotSpiffeId { .. } => "not_spiffe_id",

@@ -175,7 +175,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Anybody, At, Ca, Kind, Leaf, NOW, Stranger, V4, WEB, epoch, everything, handshake,
+        Anybody, At, Ca, DIALLED, Kind, Leaf, NOW, Stranger, V4, WEB, epoch, everything, handshake,
         try_epoch,
     };
     use crate::verify::Naming;
@@ -281,7 +281,7 @@ mod tests {
                 .unwrap()
                 .with_client_cert_verifier(Arc::new(Anybody))
                 .with_cert_resolver(listener.clone());
-            let client = us.client_config(&Naming::TrustDomain).unwrap();
+            let client = us.client_config(&Naming::TrustDomain, DIALLED).unwrap();
             assert!(
                 !client.enable_sni && !client.enable_early_data && !client.key_log.will_log("any")
             );
@@ -315,11 +315,7 @@ mod tests {
             let us = epoch(&ca, Leaf::of(WEB), Kind::P384, pinned.name);
             let listener = Arc::new(Listener::default());
             let server = us.server_config();
-            assert!(
-                server.send_tls13_tickets == 0
-                    && !server.key_log.will_log("any")
-                    && server.max_early_data_size == 0
-            );
+            assert!(!server.key_log.will_log("any") && server.max_early_data_size == 0);
             let _ = handshake(client(everything(), listener.clone()), server.clone(), V4);
             assert_eq!(
                 *listener.schemes.lock().unwrap(),
@@ -398,7 +394,7 @@ mod tests {
         let ca = Ca::new("root");
         let us = |profile: &str| epoch(&ca, Leaf::of(WEB), Kind::P384, profile);
         let seal = |client: &str, server: &str| {
-            let client = us(client).client_config(&Naming::Address).unwrap();
+            let client = us(client).client_config(&Naming::Address, DIALLED).unwrap();
             handshake(client, us(server).server_config(), V4)
                 .server
                 .is_ok()
@@ -432,7 +428,7 @@ mod tests {
     fn a_ca_with_ml_dsa_87_is_accepted_under_cnsa() {
         let ca = Ca::with("root", &[], &rcgen::PKCS_ML_DSA_87);
         let us = epoch(&ca, Leaf::of(WEB), Kind::P384, "cnsa-2.0");
-        let client = us.client_config(&Naming::Address).unwrap();
+        let client = us.client_config(&Naming::Address, DIALLED).unwrap();
         assert_eq!(handshake(client, us.server_config(), V4).server, Ok(()));
     }
 

@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rcgen::{
@@ -21,7 +21,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{
     ClientConfig, ClientConnection, Connection, DigitallySignedStruct,
-    DistinguishedName as TlsName, ServerConfig, ServerConnection, SignatureScheme,
+    DistinguishedName as TlsName, HandshakeKind, ServerConfig, ServerConnection, SignatureScheme,
 };
 use sealwire_keys::{Custody, KeyConfig, MemoryConfig, PrivateKey, PublicKey, Scheme, SignError};
 use time::OffsetDateTime;
@@ -40,6 +40,10 @@ pub(crate) const WEB: &str = "spiffe://m.example/ns/shop/sa/web";
 pub(crate) const V4: &str = "198.18.0.7";
 pub(crate) const V6: &str = "fd00:5ea1::7";
 
+/// Where it is dialled.
+pub(crate) const DIALLED: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 7)), 443);
+
 /// A clock that stands still.
 #[derive(Debug)]
 pub(crate) struct At(pub(crate) OffsetDateTime);
@@ -47,6 +51,26 @@ pub(crate) struct At(pub(crate) OffsetDateTime);
 impl TimeProvider for At {
     fn current_time(&self) -> Option<UnixTime> {
         Some(unix(self.0))
+    }
+}
+
+/// A clock that a test moves.
+#[derive(Debug)]
+pub(crate) struct Moving(Mutex<OffsetDateTime>);
+
+impl Moving {
+    pub(crate) fn at(time: OffsetDateTime) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(time)))
+    }
+
+    pub(crate) fn set(&self, time: OffsetDateTime) {
+        *self.0.lock().unwrap() = time;
+    }
+}
+
+impl TimeProvider for Moving {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(unix(*self.0.lock().unwrap()))
     }
 }
 
@@ -253,23 +277,28 @@ impl Leaf {
     }
 }
 
-/// An epoch of `leaf` with a key of `kind`, trusting `ca` that issued it.
+/// What an epoch of `leaf` with a key of `kind` is made of, trusting `ca` that issued it.
+pub(crate) fn config(ca: &Ca, leaf: Leaf, kind: Kind, profile: &str) -> EpochConfig {
+    let pair = kind.generate();
+    let chain = vec![ca.issue(leaf, &pair)];
+    EpochConfig {
+        number: 1,
+        credentials: Arc::new(Credentials::new(open(&pair), chain).unwrap()),
+        bundle: ca.bundle(),
+        trust_domains: vec!["m.example".parse().unwrap()],
+        profile: Profile::by_name(profile).unwrap(),
+        resumption: None,
+        time: Arc::new(At(NOW)),
+    }
+}
+
 pub(crate) fn try_epoch(
     ca: &Ca,
     leaf: Leaf,
     kind: Kind,
     profile: &str,
 ) -> Result<Epoch, EpochError> {
-    let pair = kind.generate();
-    let chain = vec![ca.issue(leaf, &pair)];
-    Epoch::new(EpochConfig {
-        number: 1,
-        credentials: Arc::new(Credentials::new(open(&pair), chain).unwrap()),
-        bundle: ca.bundle(),
-        trust_domains: vec!["m.example".parse().unwrap()],
-        profile: Profile::by_name(profile).unwrap(),
-        time: Arc::new(At(NOW)),
-    })
+    Epoch::new(config(ca, leaf, kind, profile))
 }
 
 pub(crate) fn epoch(ca: &Ca, leaf: Leaf, kind: Kind, profile: &str) -> Epoch {
@@ -404,6 +433,12 @@ pub(crate) struct Outcome {
     pub(crate) server: Result<(), rustls::Error>,
     /// Application bytes that each side was handed.
     pub(crate) delivered: (Vec<u8>, Vec<u8>),
+    /// Whether it resumed a session.
+    pub(crate) resumed: bool,
+    /// The chain that the server has of the client.
+    pub(crate) client_chain: Vec<CertificateDer<'static>>,
+    /// The chain that the client has of the server.
+    pub(crate) server_chain: Vec<CertificateDer<'static>>,
 }
 
 /// Lets two sides speak in memory until neither has more to say. Both have application bytes
@@ -423,7 +458,14 @@ pub(crate) fn handshake(
         pass(&mut client, &mut server, &mut from_server);
         pass(&mut server, &mut client, &mut from_client);
     }
+    let chain = |connection: &Connection| {
+        let chain = connection.peer_certificates().unwrap_or_default();
+        chain.iter().map(|one| one.clone().into_owned()).collect()
+    };
     Outcome {
+        resumed: server.handshake_kind() == Some(HandshakeKind::Resumed),
+        client_chain: chain(&server),
+        server_chain: chain(&client),
         delivered: (delivered(&mut client), delivered(&mut server)),
         client: from_client,
         server: from_server,

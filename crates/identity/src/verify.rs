@@ -37,8 +37,47 @@ pub enum Naming {
     TrustDomain,
 }
 
+impl Naming {
+    /// Checks whether a peer that was verified is who should answer at the address `dialled`.
+    ///
+    /// # Errors
+    /// When somebody else has answered.
+    pub fn check(&self, facts: &CertificateFacts, dialled: IpAddr) -> Result<(), PeerError> {
+        let peer = || facts.spiffe_id.to_string();
+        match self {
+            Self::TrustDomain => Ok(()),
+            Self::Identity(expected)
+                if expected
+                    .iter()
+                    .any(|pattern| pattern.matches(&facts.spiffe_id)) =>
+            {
+                Ok(())
+            }
+            Self::Identity(expected) => Err(PeerError::Identity {
+                peer: peer(),
+                expected: join(expected),
+            }),
+            Self::Address => {
+                let dialled = dialled.to_canonical();
+                if facts.ip_addresses.contains(&dialled) {
+                    return Ok(());
+                }
+                Err(PeerError::Address {
+                    peer: peer(),
+                    dialled,
+                    named: if facts.ip_addresses.is_empty() {
+                        "no address".to_owned()
+                    } else {
+                        join(&facts.ip_addresses)
+                    },
+                })
+            }
+        }
+    }
+}
+
 /// Which side of the handshake the peer is.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Role {
     /// It dialled.
     Client,
@@ -270,48 +309,6 @@ pub(crate) struct ServerVerifier {
     pub(crate) naming: Naming,
 }
 
-impl ServerVerifier {
-    fn check_naming(
-        &self,
-        facts: &CertificateFacts,
-        dialled: &ServerName<'_>,
-    ) -> Result<(), PeerError> {
-        let peer = || facts.spiffe_id.to_string();
-        match &self.naming {
-            Naming::TrustDomain => Ok(()),
-            Naming::Identity(expected)
-                if expected
-                    .iter()
-                    .any(|pattern| pattern.matches(&facts.spiffe_id)) =>
-            {
-                Ok(())
-            }
-            Naming::Identity(expected) => Err(PeerError::Identity {
-                peer: peer(),
-                expected: join(expected),
-            }),
-            Naming::Address => {
-                let ServerName::IpAddress(dialled) = dialled else {
-                    return Err(PeerError::Malformed("no address was dialled".to_owned()));
-                };
-                let dialled = IpAddr::from(*dialled).to_canonical();
-                if facts.ip_addresses.contains(&dialled) {
-                    return Ok(());
-                }
-                Err(PeerError::Address {
-                    peer: peer(),
-                    dialled,
-                    named: if facts.ip_addresses.is_empty() {
-                        "no address".to_owned()
-                    } else {
-                        join(&facts.ip_addresses)
-                    },
-                })
-            }
-        }
-    }
-}
-
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
@@ -324,7 +321,10 @@ impl ServerCertVerifier for ServerVerifier {
         let facts = self
             .verifier
             .verify(leaf, intermediates, Role::Server, now)?;
-        self.check_naming(&facts, dialled)?;
+        let ServerName::IpAddress(dialled) = dialled else {
+            return Err(PeerError::Malformed("no address was dialled".to_owned()).into());
+        };
+        self.naming.check(&facts, (*dialled).into())?;
         Ok(ServerCertVerified::assertion())
     }
 

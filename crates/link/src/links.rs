@@ -6,20 +6,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{Connection, HandshakeKind};
-use sealwire_identity::{CertificateFacts, Epoch, Naming, PeerError};
+use sealwire_identity::{CertificateFacts, Epoch, Naming, PeerError, Role};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
 use crate::admission::Admission;
-use crate::driver::{self, Role, Sealed};
+use crate::driver::{self, Sealed};
 use crate::error::LinkError;
 use crate::pool::SigningPool;
 use crate::record::{Direction, LinkFacts};
-use crate::registry::{Membership, Registry};
+use crate::registry::{Entered, LiveLink, Membership, Peer, Registry};
 use crate::relay::{End, Ended, relay_sealed};
-use crate::socket::prepare;
+use crate::socket::{prepare, reset};
 
 /// Bounds of everything that links may take.
 #[derive(Copy, Clone, Debug)]
@@ -109,7 +109,7 @@ impl Links {
     ///
     /// # Errors
     /// See [`LinkError`]. No application byte has been sent.
-    pub async fn connect(&self, epoch: &Epoch, request: Request) -> Result<Link, LinkError> {
+    pub async fn connect(&self, epoch: &Arc<Epoch>, request: Request) -> Result<Link, LinkError> {
         let begun = Instant::now();
         let connecting = TcpStream::connect(request.destination);
         let socket = tokio::time::timeout_at(request.deadline.into(), connecting)
@@ -122,73 +122,141 @@ impl Links {
                 destination: request.destination,
                 source,
             })?;
-        let client = epoch.client_config(&request.naming)?;
+        let client = epoch.client_config(&request.naming, request.destination)?;
         let name = ServerName::IpAddress(request.destination.ip().to_canonical().into());
-        self.seal(
-            Direction::Outbound,
-            Role::Client(client, name),
-            socket,
+        let attempt = Attempt {
+            direction: Direction::Outbound,
             epoch,
-            request.deadline,
-        )
-        .await
+            request,
+        };
+        self.seal(attempt, driver::Role::Client(client, name), socket)
+            .await
     }
 
-    /// Accepts a link under `epoch` on a connection that a peer opened to this pod.
+    /// Accepts a link under `epoch` on a connection that a peer opened to this pod, to the
+    /// address `destination`.
     ///
     /// # Errors
     /// See [`LinkError`]. Nothing of the peer may be delivered then.
     pub async fn accept(
         &self,
-        epoch: &Epoch,
+        epoch: &Arc<Epoch>,
         socket: TcpStream,
+        destination: SocketAddr,
         deadline: Instant,
     ) -> Result<Link, LinkError> {
-        let role = Role::Server(epoch.server_config());
-        self.seal(Direction::Inbound, role, socket, epoch, deadline)
-            .await
+        let attempt = Attempt {
+            direction: Direction::Inbound,
+            epoch,
+            request: Request {
+                destination,
+                naming: Naming::TrustDomain,
+                deadline,
+            },
+        };
+        let role = driver::Role::Server(epoch.server_config());
+        self.seal(attempt, role, socket).await
     }
 
     async fn seal(
         &self,
-        direction: Direction,
-        role: Role,
+        attempt: Attempt<'_>,
+        role: driver::Role,
         socket: TcpStream,
-        epoch: &Epoch,
-        deadline: Instant,
     ) -> Result<Link, LinkError> {
         prepare(&socket).map_err(LinkError::Interrupted)?;
         let begun = Instant::now();
-        let admission = match direction {
+        let admission = match attempt.direction {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
         };
+        let deadline = attempt.request.deadline;
         let sealed =
             driver::handshake(&self.config.pool, admission, role, socket, deadline).await?;
-        let facts = self.facts(&sealed.connection, epoch, begun.elapsed())?;
+        let peer = match self.peer(&attempt, &sealed.connection).await {
+            Ok(peer) => peer,
+            Err(error) => {
+                reset(sealed.socket);
+                return Err(error);
+            }
+        };
+        let facts = self.facts(&attempt, &sealed.connection, &peer.facts, begun.elapsed());
         let end = self.end(facts.ends);
+        let link = LiveLink {
+            direction: attempt.direction,
+            destination: attempt.request.destination,
+            facts,
+        };
+        let Entered { membership, epoch } = self.config.registry.enter(link, peer);
+        // The trust may have changed during the handshake, after the live links were judged.
+        if let Some(newer) = epoch.filter(|judge| judge.number() > attempt.epoch.number()) {
+            let judged = Attempt {
+                epoch: &newer,
+                ..attempt
+            };
+            if let Err(error) = self.verify(&judged, membership.peer.chain.clone()).await {
+                reset(sealed.socket);
+                return Err(error);
+            }
+        }
         Ok(Link {
             sealed,
             end,
-            membership: self.config.registry.enter(direction, facts),
+            membership,
             half_closed_idle: self.config.limits.half_closed_idle,
         })
     }
 
+    /// Who the peer is. A full handshake has verified it. A resumed one has not: since the
+    /// session was made, the time has gone on.
+    async fn peer(
+        &self,
+        attempt: &Attempt<'_>,
+        connection: &Connection,
+    ) -> Result<Peer, LinkError> {
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
+        let facts = if is_resumed(connection) {
+            self.verify(attempt, chain.clone()).await?
+        } else {
+            let leaf = chain.first().ok_or(PeerError::NoCertificate);
+            let facts = leaf.and_then(|leaf| Ok(CertificateFacts::of(leaf)?));
+            facts.map_err(LinkError::Peer)?
+        };
+        Ok(Peer {
+            role: attempt.peer(),
+            chain,
+            facts,
+        })
+    }
+
+    /// Verifies a chain and what is demanded beside that, on a thread of the pool: it is as much
+    /// arithmetic as a handshake's.
+    async fn verify(
+        &self,
+        attempt: &Attempt<'_>,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<CertificateFacts, LinkError> {
+        let (epoch, peer) = (attempt.epoch.clone(), attempt.peer());
+        let verifying = move || epoch.verify(&chain, peer);
+        let request = &attempt.request;
+        let verified = self.config.pool.run(request.deadline, verifying).await?;
+        let facts = verified.map_err(LinkError::Peer)?;
+        let named = request.naming.check(&facts, request.destination.ip());
+        named.map_err(LinkError::Peer)?;
+        Ok(facts)
+    }
+
     fn facts(
         &self,
+        attempt: &Attempt<'_>,
         connection: &Connection,
-        epoch: &Epoch,
+        peer: &CertificateFacts,
         handshake: Duration,
-    ) -> Result<LinkFacts, LinkError> {
-        let leaf = connection
-            .peer_certificates()
-            .and_then(<[_]>::first)
-            .ok_or(LinkError::Peer(PeerError::NoCertificate))?;
-        let peer = CertificateFacts::of(leaf)
-            .map_err(|error| LinkError::Tls(rustls::Error::General(error.to_string())))?;
-        let own = &epoch.credentials().facts();
-        Ok(LinkFacts {
+    ) -> LinkFacts {
+        let epoch = attempt.epoch;
+        let own = epoch.credentials().facts();
+        LinkFacts {
             id: self.config.registry.next_id(),
             epoch: epoch.number(),
             identity: own.spiffe_id.to_string(),
@@ -209,10 +277,10 @@ impl Links {
                 .and_then(|group| group.name().as_str())
                 .unwrap_or("unknown")
                 .to_owned(),
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed: is_resumed(connection),
             handshake_seconds: handshake.as_secs_f64(),
             ends: own.not_after.min(peer.not_after),
-        })
+        }
     }
 
     /// Spreads the ends of links over the drain time, so that a pod's links do not all end in the
@@ -228,6 +296,27 @@ impl Links {
     }
 }
 
+/// A link in the making.
+struct Attempt<'a> {
+    direction: Direction,
+    epoch: &'a Arc<Epoch>,
+    request: Request,
+}
+
+impl Attempt<'_> {
+    /// Which side the peer is.
+    fn peer(&self) -> Role {
+        match self.direction {
+            Direction::Inbound => Role::Client,
+            Direction::Outbound => Role::Server,
+        }
+    }
+}
+
+fn is_resumed(connection: &Connection) -> bool {
+    connection.handshake_kind() == Some(HandshakeKind::Resumed)
+}
+
 /// A sealed link to a peer that has proven its identity.
 pub struct Link {
     sealed: Sealed,
@@ -239,7 +328,17 @@ pub struct Link {
 impl Link {
     /// What is known about the link.
     pub fn facts(&self) -> &LinkFacts {
-        &self.membership.facts
+        &self.membership.link.facts
+    }
+
+    /// The link as the registry lists it.
+    pub fn live(&self) -> &LiveLink {
+        &self.membership.link
+    }
+
+    /// What the peer's certificate says.
+    pub fn peer(&self) -> &CertificateFacts {
+        &self.membership.peer.facts
     }
 
     /// Relays an application's bytes until both directions ended, a side broke off, or the link
@@ -258,7 +357,7 @@ impl Link {
 
     /// Ends the link without an application: after a refusal that only its identity allows.
     pub fn refuse(self) {
-        crate::socket::reset(self.sealed.socket);
+        reset(self.sealed.socket);
     }
 }
 

@@ -128,7 +128,9 @@ impl Ends {
         let accepting = async {
             let (socket, _) = self.listener.accept().await.unwrap();
             let deadline = Instant::now() + Duration::from_secs(5);
-            self.links.accept(&self.epoch, socket, deadline).await
+            self.links
+                .accept(&self.epoch, socket, self.address(), deadline)
+                .await
         };
         let (dialled, accepted) = tokio::join!(self.links.connect(&self.epoch, request), accepting);
         (dialled.unwrap(), accepted.unwrap())
@@ -180,7 +182,9 @@ async fn a_frozen_key_costs_new_handshakes_only_and_nothing_once_it_thaws() {
     let accepting = async {
         let (socket, _) = ends.listener.accept().await.unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        ends.links.accept(&ends.epoch, socket, deadline).await
+        ends.links
+            .accept(&ends.epoch, socket, ends.address(), deadline)
+            .await
     };
     let exchanging = async {
         let mut buffer = [0; 5];
@@ -241,7 +245,10 @@ async fn what_is_not_tls_is_called_plaintext() {
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let (socket, _) = ends.listener.accept().await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
-    let refused = ends.links.accept(&ends.epoch, socket, deadline).await;
+    let refused = ends
+        .links
+        .accept(&ends.epoch, socket, ends.address(), deadline)
+        .await;
     assert!(matches!(refused, Err(LinkError::Plaintext)), "{refused:?}");
 }
 
@@ -284,7 +291,7 @@ async fn a_link_closed_with_a_reason_ends_in_a_reset_for_both_applications() {
     let ends = Ends::with(LinkLimits::default()).await;
     let (mut client, mut server, relaying) = relayed(&ends).await;
     assert_eq!(ends.registry.len(), 2);
-    assert_eq!(ends.registry.close(CloseReason::Revocation, |_| true), 2);
+    assert_eq!(ends.registry.close(CloseReason::Revocation, |_, _| true), 2);
     let (dialled, accepted) = relaying.await.unwrap();
     for ended in [dialled, accepted] {
         let reason = CloseReason::Revocation;
@@ -355,6 +362,7 @@ fn epoch(key: &Arc<Watched>) -> Epoch {
         bundle: Arc::new(TrustBundle::from_pem(root.pem().as_bytes()).unwrap()),
         trust_domains: vec!["test".parse().unwrap()],
         profile: Profile::by_name("default").unwrap(),
+        resumption: None,
         time: Arc::new(DefaultTimeProvider),
     })
     .unwrap()

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sealwire_identity::{Profile, SpiffeIdPattern, TrustDomain};
+use sealwire_identity::{CertificateFacts, Epoch, Profile, SpiffeIdPattern, TrustDomain};
 use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config};
-use sealwire_link::LinkLimits;
+use sealwire_link::{Direction, LinkLimits, LiveLink};
+use time::OffsetDateTime;
 
 use super::{Config, ConfigError, ExceptionKind, KeySection};
 use crate::capture::{CaptureSpec, ExceptionSpec};
-use crate::policy::{InboundPolicy, OutboundPolicy};
+use crate::policy::{Decision, InboundPolicy, OutboundPolicy};
 
 /// A configuration in which every field has been checked against the others.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Settings {
     pub trust_domains: Vec<TrustDomain>,
     /// TLS profile.
     pub profile: &'static Profile,
+    /// For how long TLS sessions may be resumed; never when none.
+    pub resumption: Option<Duration>,
     /// What may go out, and how.
     pub outbound: OutboundPolicy,
     /// Who may come in.
@@ -30,6 +33,20 @@ pub struct Settings {
     pub capture: CaptureSpec,
     /// Bounds of links.
     pub links: LinkLimits,
+}
+
+impl Settings {
+    /// Whether the policy lets a live link go on: one like it would be made today.
+    pub fn lets_go_on(&self, link: &LiveLink, peer: &CertificateFacts) -> bool {
+        let to = link.destination;
+        match link.direction {
+            Direction::Inbound => self.inbound.allows(&peer.spiffe_id, to.port()),
+            Direction::Outbound => match self.outbound.decide(to, OffsetDateTime::now_utc()) {
+                Decision::Seal(naming) => naming.check(peer, to.ip()).is_ok(),
+                Decision::Except(_) | Decision::Refuse(_) => false,
+            },
+        }
+    }
 }
 
 impl Config {
@@ -48,6 +65,7 @@ impl Config {
                     "use default, bsi-tr-02102-2 or cnsa-2.0",
                 )
             })?,
+            resumption: self.resumption()?,
             outbound: {
                 self.check_exceptions()?;
                 OutboundPolicy::new(&self)?
@@ -160,6 +178,23 @@ impl Config {
                 })
             })
             .collect()
+    }
+
+    fn resumption(&self) -> Result<Option<Duration>, ConfigError> {
+        let section = &self.identity.resumption;
+        let lifetime = Duration::from_secs(section.lifetime_seconds);
+        if lifetime.is_zero() || lifetime > Epoch::LONGEST_SESSION {
+            return Err(ConfigError::invalid(
+                "identity.resumption.lifetimeSeconds",
+                format!(
+                    "{} is not between 1 and {}",
+                    section.lifetime_seconds,
+                    Epoch::LONGEST_SESSION.as_secs()
+                ),
+                "use a lifetime in between, or enabled: false",
+            ));
+        }
+        Ok(section.enabled.then_some(lifetime))
     }
 
     fn check_exceptions(&self) -> Result<(), ConfigError> {

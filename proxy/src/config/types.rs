@@ -65,6 +65,20 @@ pub struct IdentitySection {
     /// TLS profile: `default`, `bsi-tr-02102-2` or `cnsa-2.0`.
     #[serde(default = "default_profile")]
     pub profile: String,
+    /// Resuming TLS sessions, which spares both sides the signatures of a full handshake.
+    #[serde(default)]
+    pub resumption: ResumptionSection,
+}
+
+/// Resuming TLS sessions. Any change of certificate, bundle, revocation lists or configuration
+/// ends all sessions, and a peer is verified again whenever it resumes one.
+#[derive(Copy, Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ResumptionSection {
+    /// Whether to.
+    pub enabled: bool,
+    /// Seconds after which a session needs a full handshake again, at most 21600.
+    pub lifetime_seconds: u64,
 }
 
 /// Where the private key lives.
@@ -297,6 +311,15 @@ impl fmt::Debug for Pkcs11Section {
             .field("module", &self.module)
             .field("max_sessions", &self.max_sessions)
             .finish_non_exhaustive()
+    }
+}
+
+impl Default for ResumptionSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            lifetime_seconds: 3600,
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use rustls::{AlertDescription, SignatureAlgorithm};
 use time::macros::datetime;
 
 use super::*;
-use crate::testing::{Ca, Kind, Leaf, NOW, Outcome, Stranger, V4, V6, WEB, epoch, handshake, unix};
+use crate::testing::{
+    Ca, DIALLED, Kind, Leaf, NOW, Outcome, Stranger, V4, V6, WEB, epoch, handshake, unix,
+};
 
 const DEFAULT: &str = "default";
 
@@ -25,7 +27,7 @@ fn judged_in_both_roles(
     [
         refused_by_server(handshake(stranger.client(), us.server_config(), V4)),
         refused_by_client(handshake(
-            us.client_config(&naming).unwrap(),
+            us.client_config(&naming, DIALLED).unwrap(),
             stranger.server(),
             V4,
         )),
@@ -83,7 +85,7 @@ fn two_workloads_of_one_mesh_seal_with_every_kind_of_key() {
     for kind in [Kind::P256, Kind::P384, Kind::Ed25519, Kind::Rsa2048] {
         let us = epoch(&ca, Leaf::of(WEB), kind, DEFAULT);
         let outcome = handshake(
-            us.client_config(&Naming::Address).unwrap(),
+            us.client_config(&Naming::Address, DIALLED).unwrap(),
             us.server_config(),
             V4,
         );
@@ -100,7 +102,7 @@ fn a_peer_without_a_certificate_is_refused() {
     let error = refused_by_server(handshake(peer.client(), us.server_config(), V4));
     assert_eq!(error, PeerError::NoCertificate);
     let outcome = handshake(
-        us.client_config(&Naming::TrustDomain).unwrap(),
+        us.client_config(&Naming::TrustDomain, DIALLED).unwrap(),
         peer.server(),
         V4,
     );
@@ -325,7 +327,7 @@ fn a_certificate_for_one_role_does_not_serve_in_the_other() {
     leaf.extended = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let peer = Stranger::new(vec![ca.issue(leaf, &key)], &key);
     assert_sealed(&handshake(
-        us.client_config(&Naming::Address).unwrap(),
+        us.client_config(&Naming::Address, DIALLED).unwrap(),
         peer.server(),
         V4,
     ));
@@ -353,7 +355,7 @@ fn the_address_that_was_dialled_has_to_be_in_the_certificate() {
     let us = epoch(&ca, Leaf::of(WEB), Kind::P256, DEFAULT);
     let dial = |address: &str| {
         handshake(
-            us.client_config(&Naming::Address).unwrap(),
+            us.client_config(&Naming::Address, DIALLED).unwrap(),
             us.server_config(),
             address,
         )
@@ -376,7 +378,7 @@ fn a_v4_mapped_address_in_a_certificate_is_the_v4_address() {
     let mut leaf = Leaf::of(WEB);
     leaf.addresses = vec!["::ffff:198.18.0.7".parse().unwrap()];
     let us = epoch(&ca, leaf, Kind::P256, DEFAULT);
-    let client = us.client_config(&Naming::Address).unwrap();
+    let client = us.client_config(&Naming::Address, DIALLED).unwrap();
     assert_sealed(&handshake(client, us.server_config(), V4));
 }
 
@@ -387,7 +389,7 @@ fn a_certificate_without_addresses_answers_for_none() {
     leaf.addresses.clear();
     let us = epoch(&ca, leaf, Kind::P256, DEFAULT);
     let error = refused_by_client(handshake(
-        us.client_config(&Naming::Address).unwrap(),
+        us.client_config(&Naming::Address, DIALLED).unwrap(),
         us.server_config(),
         V4,
     ));
@@ -406,7 +408,7 @@ fn who_answers_has_to_be_who_is_expected() {
                 .collect(),
         );
         handshake(
-            us.client_config(&naming).unwrap(),
+            us.client_config(&naming, DIALLED).unwrap(),
             us.server_config(),
             "203.0.113.9",
         )
@@ -428,7 +430,7 @@ fn who_answers_has_to_be_who_is_expected() {
 fn naming_by_trust_domain_takes_any_workload_of_the_mesh() {
     let ca = Ca::new("root");
     let us = epoch(&ca, Leaf::of(WEB), Kind::P256, DEFAULT);
-    let client = us.client_config(&Naming::TrustDomain).unwrap();
+    let client = us.client_config(&Naming::TrustDomain, DIALLED).unwrap();
     assert_sealed(&handshake(client, us.server_config(), "203.0.113.9"));
 }
 
@@ -476,7 +478,7 @@ fn a_peer_that_signs_with_a_scheme_outside_the_profile_is_refused() {
                 expected,
                 "{scheme:?}, {profile}"
             );
-            let client = us.client_config(&Naming::Address).unwrap();
+            let client = us.client_config(&Naming::Address, DIALLED).unwrap();
             assert_eq!(
                 &handshake(client, peer.server(), V4).client,
                 expected,
