@@ -1,4 +1,6 @@
-//! The program: fills a software token and lists what is in it.
+//! The program: fills a software token and lists what is in it, and controls simulated devices.
+
+mod ctl;
 
 use std::env;
 use std::fs;
@@ -78,6 +80,8 @@ enum Action {
     Show,
     /// Prints the line that shows other programs the way to these tokens.
     Env,
+    /// Sets up a simulated device, and changes it while applications use it.
+    Ctl(ctl::Arguments),
 }
 
 #[derive(Args)]
@@ -129,6 +133,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if let Action::Ctl(ctl) = arguments.command {
+        return ctl.execute(arguments.json);
+    }
     let init = matches!(arguments.command, Action::Init { .. });
     let conf = std::path::absolute(&arguments.dir)?.join("softhsm2.conf");
     let shown_the_way = env::var_os("SOFTHSM2_CONF").is_some_and(|set| Path::new(&set) == conf);
@@ -198,6 +205,7 @@ impl Action {
                 let tokens = store.show()?;
                 answer(json, &tokens, || table(&tokens))
             }
+            Self::Ctl(ctl) => ctl.execute(json),
             Self::Env => {
                 say(&format!(
                     "export SOFTHSM2_CONF={}\n",

@@ -1,0 +1,412 @@
+//! What becomes of a call: whether the device answers at all, what it answers, when, and what is
+//! written down of it. Every function of the module goes through here.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::{
+    CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_ULONG, CKR_CRYPTOKI_NOT_INITIALIZED,
+    CKR_DEVICE_REMOVED, CKR_GENERAL_ERROR, CKR_SESSION_HANDLE_INVALID, CKR_TOKEN_NOT_PRESENT,
+    CKR_USER_NOT_LOGGED_IN,
+};
+use time::OffsetDateTime;
+
+use super::abandon;
+use super::latency::{self, Moment};
+use super::live::{Live, Site};
+use super::sessions::{Held, Session, Unknown};
+use super::slots::Slot;
+use crate::device::log::{Operation, Violation};
+use crate::device::settings::{Fault, Settings};
+use crate::device::watch::{InForce, LOOK_EVERY};
+use crate::pkcs11::{Function, Reach, Rv};
+
+/// A call of an application.
+#[derive(Debug)]
+pub(super) struct Call {
+    function: Function,
+    length_query: bool,
+    begun: Instant,
+    slot: Option<Arc<Slot>>,
+    handle: Option<CK_SESSION_HANDLE>,
+    injected: Option<String>,
+    violation: Option<Violation>,
+}
+
+/// What a call is about, as the application names it.
+#[derive(Copy, Clone, Debug)]
+pub(super) enum Target {
+    /// The module.
+    Module,
+    /// A slot.
+    Slot(CK_SLOT_ID),
+    /// A slot, whether a token is in it or not.
+    AnySlot(CK_SLOT_ID),
+    /// A session.
+    Session(CK_SESSION_HANDLE),
+}
+
+/// A call on its way into the real module.
+pub(super) struct Passage<'a> {
+    pub(super) live: &'a Live,
+    pub(super) in_force: &'a InForce,
+    pub(super) slot: Option<&'a Arc<Slot>>,
+    /// The session of the real module, or the slot.
+    pub(super) target: CK_ULONG,
+}
+
+/// An answer to a call.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Of the real module.
+    Real(CK_RV),
+    /// Made up, and by what.
+    MadeUp(Rv, String),
+}
+
+impl Call {
+    /// Begins.
+    pub(super) fn new(function: Function, length_query: bool) -> Self {
+        Self {
+            function,
+            length_query,
+            begun: Instant::now(),
+            slot: None,
+            handle: None,
+            injected: None,
+            violation: None,
+        }
+    }
+
+    /// Does it all: `forward` makes the call in the real module, if it comes to that.
+    pub(super) fn perform(
+        mut self,
+        target: Target,
+        forward: &mut dyn FnMut(&Passage<'_>) -> Answer,
+    ) -> CK_RV {
+        guarded(|| {
+            if let Target::Session(handle) = target {
+                self.handle = Some(handle);
+            }
+            let Some(live) = Live::enter() else {
+                return self.refuse(None, Violation::NotInitialized);
+            };
+            if !live.is_ours() {
+                return self.refuse(Some(&live.site), Violation::Forked);
+            }
+            let answer = self.answer(&live, target, forward);
+            self.finish(&live.site, answer)
+        })
+    }
+
+    /// Ends: counts and logs it, and gives what the application gets.
+    pub(super) fn finish(&mut self, site: &Site, answer: Answer) -> CK_RV {
+        let rv = match answer {
+            Answer::Real(rv) => Rv(rv),
+            Answer::MadeUp(rv, by) => {
+                self.injected = Some(by);
+                site.state.injected.fetch_add(1, Relaxed);
+                rv
+            }
+        };
+        if !self.length_query {
+            site.state.count(self.function, rv);
+        }
+        if let Some(violation) = self.violation {
+            site.state.count_violation(violation);
+        }
+        if self.violation.is_some() || site.logs(rv) {
+            site.log.write(&self.operation(rv));
+        }
+        rv.0
+    }
+
+    /// Takes note of a misuse.
+    pub(super) fn violates(&mut self, violation: Violation) {
+        self.violation.get_or_insert(violation);
+    }
+
+    pub(super) fn refuse(&mut self, site: Option<&Site>, violation: Violation) -> CK_RV {
+        self.violates(violation);
+        let answer = Answer::Real(CKR_CRYPTOKI_NOT_INITIALIZED);
+        match site {
+            Some(site) => self.finish(site, answer),
+            // Not initialised, or not well: the log may still be within reach.
+            None => match Site::open() {
+                Ok(site) => self.finish(&site, answer),
+                Err(_) => CKR_CRYPTOKI_NOT_INITIALIZED,
+            },
+        }
+    }
+
+    fn operation(&self, rv: Rv) -> Operation {
+        let took = self.begun.elapsed();
+        let label = self.slot.as_ref().map(|slot| slot.label());
+        Operation {
+            time: OffsetDateTime::now_utc() - took,
+            pid: std::process::id(),
+            thread: thread(),
+            function: self.function,
+            slot: self.slot.as_ref().map(|slot| slot.id.into()),
+            token: label
+                .filter(|label| !label.is_empty())
+                .map(|label| label.to_string()),
+            session: self.handle.map(Into::into),
+            rv,
+            micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            injected: self.injected.clone(),
+            length_query: self.length_query,
+            violation: self.violation,
+        }
+    }
+
+    fn answer(
+        &mut self,
+        live: &Live,
+        target: Target,
+        forward: &mut dyn FnMut(&Passage<'_>) -> Answer,
+    ) -> Answer {
+        // Before anything is looked up: what happened to the device has its effect first.
+        let in_force = live.settings();
+        if let Some(rv) = live.broken() {
+            return made_up(rv.0, "broken");
+        }
+        match target {
+            Target::Module => self.device(live, in_force, None, target, forward),
+            Target::Slot(id) | Target::AnySlot(id) => {
+                let slot = live.slots.get(id, live.real, &live.site.state);
+                self.slot = Some(slot);
+                self.device(live, in_force, None, target, forward)
+            }
+            Target::Session(handle) => {
+                let session = match live.sessions.get(handle) {
+                    Ok(session) => session,
+                    Err(unknown) => {
+                        if unknown == Unknown::Closed {
+                            self.violates(Violation::ClosedSession);
+                        }
+                        return Answer::Real(CKR_SESSION_HANDLE_INVALID);
+                    }
+                };
+                self.slot = Some(session.slot.clone());
+                expire(live, &in_force.settings, &session);
+                let thread = thread();
+                if !live.sessions.begin(&session, thread) {
+                    self.violates(Violation::SharedSession);
+                }
+                let answer = self.device(live, in_force, Some(&session), target, forward);
+                live.sessions.end(&session, thread);
+                self.clean_up(live, &session, &answer);
+                answer
+            }
+        }
+    }
+
+    /// What the device makes of it.
+    fn device(
+        &mut self,
+        live: &Live,
+        in_force: Arc<InForce>,
+        session: Option<&Session>,
+        target: Target,
+        forward: &mut dyn FnMut(&Passage<'_>) -> Answer,
+    ) -> Answer {
+        let label = self.slot.as_ref().map(|slot| slot.label());
+        let token = label.as_deref().filter(|label| !label.is_empty());
+        let mut in_force = in_force;
+        if let Some(answer) = self.wait(live, &mut in_force, session, target, None) {
+            return answer;
+        }
+        let made_up = self.make_up(&in_force.settings, &live.site, token);
+        let end = match &made_up {
+            _ if self.length_query => None,
+            Some((_, fault)) => fault.after.map(|after| Moment::now().after(after.0)),
+            None => latency::book(&in_force.settings, &live.site.state, self.function, token),
+        };
+        if let Some(end) = end
+            && let Some(answer) = self.wait(live, &mut in_force, session, target, Some(end))
+        {
+            return answer;
+        }
+        let slot = self.slot.clone();
+        let _gate = slot
+            .as_ref()
+            .map(|slot| slot.gate.read().unwrap_or_else(PoisonError::into_inner));
+        let held = session.map(Session::lock);
+        let target = match (target, held.as_deref()) {
+            (_, Some(Held::Open(real))) => *real,
+            (_, Some(Held::Lost(_))) => {
+                return self::made_up(CKR_SESSION_HANDLE_INVALID, "session lost");
+            }
+            (Target::Slot(id) | Target::AnySlot(id), None) => id,
+            (Target::Module | Target::Session(_), None) => 0,
+        };
+        if let Some((rv, fault)) = made_up {
+            return Answer::MadeUp(rv, fault.name.unwrap_or_default());
+        }
+        let passage = Passage {
+            live,
+            in_force: &in_force,
+            slot: slot.as_ref(),
+            target,
+        };
+        forward(&passage)
+    }
+
+    /// Leaves a session as the answer says it is, where the real module does not know it.
+    fn clean_up(&self, live: &Live, session: &Session, answer: &Answer) {
+        if !matches!(answer, Answer::MadeUp(..)) {
+            return;
+        }
+        if abandon::has_operation(self.function)
+            && let Held::Open(real) = *session.lock()
+        {
+            abandon::end_operation(live.real, self.function, real);
+        }
+        if self.function == Function::C_CloseSession && !session.is_open() {
+            live.sessions.remove(session.handle);
+        }
+    }
+
+    /// Waits while the device hangs, or until an end; some answer when there is nothing to wait
+    /// for any more.
+    fn wait(
+        &self,
+        live: &Live,
+        in_force: &mut Arc<InForce>,
+        session: Option<&Session>,
+        target: Target,
+        end: Option<Moment>,
+    ) -> Option<Answer> {
+        let begun_with = in_force.clone();
+        loop {
+            if let Some(answer) = self.unreachable(live, session, target) {
+                return Some(answer);
+            }
+            let label = self.slot.as_ref().map(|slot| slot.label());
+            let token = label.as_deref().filter(|label| !label.is_empty());
+            let frozen = !self.length_query && in_force.settings.is_frozen(self.function, token);
+            // Whoever changes how long calls take does not mean to wait for those under way.
+            let still_slow = in_force.settings.latency == begun_with.settings.latency
+                && in_force.settings.faults == begun_with.settings.faults;
+            let left = end
+                .filter(|_| still_slow)
+                .map_or(Duration::ZERO, |end| Moment::now().until(end));
+            match (frozen, left.is_zero()) {
+                (true, _) => nap(LOOK_EVERY),
+                (false, false) => nap(left.min(LOOK_EVERY)),
+                (false, true) => return None,
+            }
+            *in_force = live.settings();
+        }
+    }
+
+    /// The answer when the device cannot be reached by this call.
+    fn unreachable(
+        &self,
+        live: &Live,
+        session: Option<&Session>,
+        target: Target,
+    ) -> Option<Answer> {
+        if live.is_ending() {
+            return Some(Answer::Real(CKR_CRYPTOKI_NOT_INITIALIZED));
+        }
+        if let Some(rv) = live.broken() {
+            return Some(made_up(rv.0, "broken"));
+        }
+        let slot = self.slot.as_ref()?;
+        match (slot.is_present(), target) {
+            (false, Target::Session(_)) => Some(made_up(CKR_DEVICE_REMOVED, "removed")),
+            (false, Target::Slot(_)) => Some(made_up(CKR_TOKEN_NOT_PRESENT, "removed")),
+            _ => {
+                if let Some(rv) = session.and_then(Session::lost) {
+                    return Some(made_up(rv.0, "session lost"));
+                }
+                let needs_login =
+                    self.function.reach() == Reach::Key || NEED_LOGIN.contains(&self.function);
+                (needs_login && slot.login_lost.load(Acquire))
+                    .then(|| made_up(CKR_USER_NOT_LOGGED_IN, "login lost"))
+            }
+        }
+    }
+
+    /// The fault that hits the call, if one does.
+    fn make_up(
+        &self,
+        settings: &Settings,
+        site: &Site,
+        token: Option<&str>,
+    ) -> Option<(Rv, Fault)> {
+        if self.length_query {
+            return None;
+        }
+        let hits = |fault: &&Fault| {
+            let rule = || fault.name.as_deref().and_then(|name| site.state.rule(name));
+            fault.matches(self.function, token)
+                && fault
+                    .probability
+                    .is_none_or(|share| fastrand::f64() < share)
+                && fault
+                    .next
+                    .is_none_or(|calls| rule().is_some_and(|rule| rule.take_call(calls)))
+        };
+        let fault = settings.faults.iter().find(hits)?;
+        Some((fault.rv, fault.clone()))
+    }
+}
+
+/// Functions that begin what only a logged-in user may do, besides those that use a key.
+const NEED_LOGIN: [Function; 8] = [
+    Function::C_SignInit,
+    Function::C_SignRecoverInit,
+    Function::C_DecryptInit,
+    Function::C_MessageSignInit,
+    Function::C_MessageDecryptInit,
+    Function::C_SignUpdate,
+    Function::C_DecryptUpdate,
+    Function::C_SignMessageNext,
+];
+
+/// Drops a session that has not been used for too long.
+fn expire(live: &Live, settings: &Settings, session: &Session) {
+    let limits = settings.session_limits(&session.slot.label());
+    let idle = limits.and_then(|limits| limits.idle);
+    if idle.is_some_and(|idle| live.sessions.is_idle(session, idle.0)) {
+        session.lose(live.real, None);
+    }
+}
+
+/// Drops the sessions with a slot that have not been used for too long, and counts the others.
+pub(super) fn expire_all(live: &Live, settings: &Settings, slot: &Slot) -> usize {
+    for session in live.sessions.open_in(slot) {
+        expire(live, settings, &session);
+    }
+    live.sessions.open_in(slot).len()
+}
+
+pub(super) fn made_up(rv: CK_RV, by: &str) -> Answer {
+    Answer::MadeUp(Rv(rv), by.to_owned())
+}
+
+/// Never lets a panic out into foreign code.
+pub(super) fn guarded(work: impl FnOnce() -> CK_RV) -> CK_RV {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(CKR_GENERAL_ERROR)
+}
+
+/// Pauses a call, as the device would.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the point of a slow device is that calls take time; nobody can wake them but a file"
+)]
+pub(super) fn nap(time: Duration) {
+    std::thread::sleep(time);
+}
+
+fn thread() -> u32 {
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .cast_unsigned()
+}

@@ -1,0 +1,16 @@
+//! The module `libhsm_sim.so` before SoftHSM, used as applications use it: through cryptoki, and by
+//! `pkcs11-tool`. Each test makes a token store and a device of its own.
+
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+#[path = "device/home.rs"]
+mod home;
+
+#[path = "device/faults.rs"]
+mod faults;
