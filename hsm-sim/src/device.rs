@@ -141,15 +141,11 @@ impl Device {
     /// # Errors
     /// As [`Self::update`].
     pub fn heal(&self) -> Result<(), DeviceError> {
-        let removed = !self.settings()?.removed.is_empty();
         self.update(|settings| {
             settings.heal();
             settings.script = None;
-        })?;
-        if removed {
-            self.happen(Event::Restart(None), None);
-        }
-        Ok(())
+        })
+        .map(drop)
     }
 
     /// Adds a fault.
@@ -178,29 +174,26 @@ impl Device {
         self.update(|settings| settings.frozen.clear()).map(drop)
     }
 
-    /// Takes a token out, or all.
+    /// Takes a token out, or all. Sessions and logins are gone, also in a process that does not look
+    /// before the token is back.
     ///
     /// # Errors
     /// As [`Self::update`].
     pub fn remove(&self, token: Option<&str>) -> Result<(), DeviceError> {
-        let token = token.map(str::to_owned);
-        self.update(|settings| settings.removed.push(Removed { token }))
-            .map(drop)
+        let removed = token.map(str::to_owned);
+        self.update(|settings| settings.removed.push(Removed { token: removed }))?;
+        self.happen(Event::Restart(None), token);
+        Ok(())
     }
 
-    /// Puts a token back, or all. Sessions and logins from before are gone, also for a process
-    /// that has not looked in the meantime.
+    /// Puts a token back, or all.
     ///
     /// # Errors
     /// As [`Self::update`].
     pub fn insert(&self, token: Option<&str>) -> Result<(), DeviceError> {
-        self.happen(Event::Restart(None), token);
-        self.update(|settings| {
-            settings
-                .removed
-                .retain(|removed| token.is_some() && removed.token.as_deref() != token);
-        })
-        .map(drop)
+        let stays_out = |removed: &Removed| token.is_some() && removed.token.as_deref() != token;
+        self.update(|settings| settings.removed.retain(stays_out))
+            .map(drop)
     }
 
     /// Restarts the device, or what holds one token: sessions, session objects and logins are gone.

@@ -14,3 +14,27 @@ mod home;
 
 #[path = "device/faults.rs"]
 mod faults;
+
+#[path = "device/outages.rs"]
+mod outages;
+
+#[path = "device/latency.rs"]
+mod latency;
+
+#[path = "device/misuse.rs"]
+mod misuse;
+
+#[path = "device/pins.rs"]
+mod pins;
+
+#[path = "device/processes.rs"]
+mod processes;
+
+#[path = "device/sessions.rs"]
+mod sessions;
+
+#[path = "device/stress.rs"]
+mod stress;
+
+#[path = "device/tools.rs"]
+mod tools;

@@ -77,7 +77,7 @@ impl Script {
     pub(crate) fn events(&self, now: SystemTime) -> Vec<Event> {
         self.due(now)
             .filter_map(|step| match step.action {
-                Action::Restart | Action::Insert => Some(Event::Restart(None)),
+                Action::Restart | Action::Remove => Some(Event::Restart(None)),
                 Action::LogOut => Some(Event::LogOut),
                 Action::Hide => Some(Event::Hide),
                 Action::Break(rv) => Some(Event::Break(rv)),

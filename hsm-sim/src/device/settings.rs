@@ -215,11 +215,8 @@ impl Settings {
     /// A text with the field, the value and the fix.
     pub fn parse(text: &str) -> Result<Self, String> {
         let options = serde_saphyr::options! { with_snippet: false };
-        let mut settings: Self = if text.trim().is_empty() {
-            Self::default()
-        } else {
-            serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?
-        };
+        let mut settings: Self = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| error.to_string())?;
         settings.name_rules(|kind, index| format!("{kind}-at-{index}"));
         settings.check()?;
         Ok(settings)

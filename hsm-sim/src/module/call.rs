@@ -123,6 +123,15 @@ impl Call {
         rv.0
     }
 
+    /// The fault that hits a call that begins or ends the module, if one does.
+    pub(super) fn fault(&self, site: &Site) -> Option<Answer> {
+        let (rv, fault) = self.make_up(&site.watch.current(&site.state).settings, site, None)?;
+        if let Some(after) = fault.after {
+            nap(after.0);
+        }
+        Some(Answer::MadeUp(rv, fault.name.unwrap_or_default()))
+    }
+
     /// Takes note of a misuse.
     pub(super) fn violates(&mut self, violation: Violation) {
         self.violation.get_or_insert(violation);

@@ -95,7 +95,7 @@ impl Site {
 
 impl Live {
     /// Initialises: `begin` initialises the real module.
-    pub(super) fn initialize(begin: impl FnOnce(&Real) -> CK_RV) -> CK_RV {
+    pub(super) fn initialize(begin: impl FnOnce(&Site, &Real) -> CK_RV) -> CK_RV {
         let mut live = LIVE.write().unwrap_or_else(PoisonError::into_inner);
         // A fork begins anew, as the standard asks it to.
         if live.as_ref().is_some_and(|live| live.is_ours()) {
@@ -113,7 +113,7 @@ impl Live {
             }
         };
         let breaks = site.state.breaks().0;
-        let rv = begin(real);
+        let rv = begin(&site, real);
         if rv != CKR_OK {
             return rv;
         }
@@ -203,33 +203,30 @@ impl Live {
     }
 
     /// Lets what happened to a token have its effect on its sessions and its login.
-    pub(super) fn take_note(&self, slot: &Slot, in_force: &InForce) {
+    fn take_note(&self, slot: &Slot, in_force: &InForce) {
         let label = slot.label();
-        let now = self.site.state.noted(&label);
+        let state = &self.site.state;
+        let (before, now) = (slot.noted(), state.noted(&label));
         slot.set_present(in_force.settings.is_removed(&label), &now);
-        let mut noted = slot.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if noted.restarts != now.restarts || !slot.is_present() {
-            let first_rv = self
-                .site
-                .state
-                .first_rv(&label)
-                .filter(|_| slot.is_present());
-            let _alone = slot.gate.write().unwrap_or_else(PoisonError::into_inner);
-            for session in self.sessions.open_in(slot) {
+        if before == now && slot.is_present() {
+            return;
+        }
+        let _alone = slot.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let sessions = self.sessions.open_in(slot);
+        if before.restarts != now.restarts || !slot.is_present() {
+            let first_rv = state.first_rv(&label).filter(|_| slot.is_present());
+            for session in sessions {
                 session.lose(self.real, first_rv);
             }
             slot.login_lost.store(false, Release);
-        } else if noted.logouts != now.logouts {
-            let _alone = slot.gate.write().unwrap_or_else(PoisonError::into_inner);
-            let sessions = self.sessions.open_in(slot);
-            let held = sessions.first().map(|session| *session.lock());
-            if let Some(Held::Open(session)) = held
-                && self.real.log_out(session) == CKR_OK
-            {
-                slot.login_lost.store(true, Release);
-            }
+        } else if before.logouts != now.logouts
+            && let Some(session) = sessions.first()
+            && let Held::Open(session) = *session.lock()
+            && self.real.log_out(session) == CKR_OK
+        {
+            slot.login_lost.store(true, Release);
         }
-        *noted = now;
+        slot.set_noted(now);
     }
 }
 

@@ -16,6 +16,10 @@ use crate::pkcs11::Rv;
 /// The first handle. Not 1, so that handles of the real module are not mistaken for ours.
 const FIRST: u64 = 0x10001;
 
+/// The next. Never one that was given before, whatever was finalised in between: a handle that was
+/// kept for too long is found out.
+static NEXT: AtomicU64 = AtomicU64::new(FIRST);
+
 /// How many sessions are remembered, lost ones included.
 const MOST: usize = 65_536;
 
@@ -23,7 +27,6 @@ const MOST: usize = 65_536;
 #[derive(Debug)]
 pub(super) struct Sessions {
     table: RwLock<BTreeMap<CK_SESSION_HANDLE, Arc<Session>>>,
-    next: AtomicU64,
     begun: Instant,
 }
 
@@ -65,14 +68,13 @@ impl Sessions {
     pub(super) fn new() -> Self {
         Self {
             table: RwLock::default(),
-            next: AtomicU64::new(FIRST),
             begun: Instant::now(),
         }
     }
 
     /// Takes a session of the real module in, and gives our handle for it.
     pub(super) fn add(&self, real: CK_SESSION_HANDLE, slot: Arc<Slot>) -> CK_SESSION_HANDLE {
-        let handle = self.next.fetch_add(1, AcqRel) as CK_SESSION_HANDLE;
+        let handle = NEXT.fetch_add(1, AcqRel) as CK_SESSION_HANDLE;
         let session = Session {
             handle,
             slot,
@@ -93,7 +95,7 @@ impl Sessions {
     pub(super) fn get(&self, handle: CK_SESSION_HANDLE) -> Result<Arc<Session>, Unknown> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.get(&handle).cloned().ok_or_else(|| {
-            let given = FIRST..self.next.load(Acquire);
+            let given = FIRST..NEXT.load(Acquire);
             if given.contains(&(handle as u64)) {
                 Unknown::Closed
             } else {

@@ -25,7 +25,7 @@ pub(super) struct Slot {
     pub(super) gate: RwLock<()>,
     /// Held while a session is opened: two do not share the last place.
     pub(super) opening: Mutex<()>,
-    pub(super) noted: Mutex<Noted>,
+    noted: Mutex<Noted>,
     /// How often its token was hidden when the module was initialised.
     hides: u64,
     present: AtomicBool,
@@ -102,8 +102,18 @@ impl Slot {
     /// Reads the label again, after the token was initialised.
     pub(super) fn read_label(&self, real: &Real, state: &State) {
         let label = real.token_label(self.id).unwrap_or_default();
-        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = state.noted(&label);
+        self.set_noted(state.noted(&label));
         *self.label.write().unwrap_or_else(PoisonError::into_inner) = label.into();
+    }
+
+    /// What happened to its token, as far as it had its effect here.
+    pub(super) fn noted(&self) -> Noted {
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what happened.
+    pub(super) fn set_noted(&self, noted: Noted) {
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = noted;
     }
 
     /// Whether its token is there.

@@ -17,8 +17,9 @@ use cryptoki_sys::{
     CK_SESSION_HANDLE, CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG,
     CK_UNAVAILABLE_INFORMATION, CK_USER_TYPE, CKF_DONT_BLOCK, CKF_TOKEN_PRESENT,
     CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKR_ARGUMENTS_BAD,
-    CKR_BUFFER_TOO_SMALL, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_FUNCTION_NOT_SUPPORTED, CKR_NO_EVENT,
-    CKR_OK, CKR_PIN_INCORRECT, CKR_PIN_LOCKED, CKS_RW_SO_FUNCTIONS, CKU_SO,
+    CKR_BUFFER_TOO_SMALL, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_CRYPTOKI_NOT_INITIALIZED,
+    CKR_FUNCTION_NOT_SUPPORTED, CKR_NO_EVENT, CKR_OK, CKR_PIN_INCORRECT, CKR_PIN_LOCKED,
+    CKS_RW_SO_FUNCTIONS, CKU_SO,
 };
 
 use super::call::{Answer, Call, Passage, Target, expire_all, guarded, made_up, nap};
@@ -43,17 +44,20 @@ macro_rules! real {
 pub(super) unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
     let mut call = Call::new(Function::C_Initialize, false);
     guarded(|| {
-        let rv =
-            Live::initialize(
-                |real| match real.functions().and_then(|list| list.C_Initialize) {
-                    // SAFETY: the application vouches for its arguments.
-                    Some(initialize) => unsafe { initialize(arguments) },
-                    None => CKR_FUNCTION_NOT_SUPPORTED,
-                },
-            );
+        let rv = Live::initialize(|site, real| {
+            let initialize = || match real.functions().and_then(|list| list.C_Initialize) {
+                // SAFETY: the application vouches for its arguments.
+                Some(initialize) => unsafe { initialize(arguments) },
+                None => CKR_FUNCTION_NOT_SUPPORTED,
+            };
+            let fault = call.fault(site);
+            call.finish(site, fault.unwrap_or_else(|| Answer::Real(initialize())))
+        });
         match Live::enter() {
-            Some(live) => call.finish(&live.site, Answer::Real(rv)),
-            None => rv,
+            Some(live) if rv == CKR_CRYPTOKI_ALREADY_INITIALIZED => {
+                call.finish(&live.site, Answer::Real(rv))
+            }
+            _ => rv,
         }
     })
 }
@@ -61,8 +65,15 @@ pub(super) unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
 pub(super) unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
     let mut call = Call::new(Function::C_Finalize, false);
     guarded(|| {
-        if !reserved.is_null() {
-            return CKR_ARGUMENTS_BAD;
+        let answered = Live::enter().and_then(|live| {
+            let answer = match reserved.is_null() {
+                true => call.fault(&live.site)?,
+                false => Answer::Real(CKR_ARGUMENTS_BAD),
+            };
+            Some(call.finish(&live.site, answer))
+        });
+        if let Some(rv) = answered {
+            return rv;
         }
         let ended = Live::finalize(|live| {
             match live.real.functions().and_then(|list| list.C_Finalize) {

@@ -14,7 +14,7 @@ use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
-use hsm_sim::{Device, LogLevel, Settings};
+use hsm_sim::{Device, LogLevel, Rv, Settings};
 
 pub(crate) const PIN: &str = "5318-0008-token";
 pub(crate) const WRONG_PIN: &str = "5318-0009-token";
@@ -27,6 +27,8 @@ pub(crate) struct Home {
     pub(crate) device: Device,
     /// Has a token "web" with a P-256 key "key" when a test begins.
     pub(crate) context: Pkcs11,
+    /// The slot of "web".
+    pub(crate) web: Slot,
 }
 
 /// Runs a test again in a process of its own, with a store and a device of its own; there, gives
@@ -36,7 +38,12 @@ pub(crate) fn home(test: &str) -> Option<Home> {
         let device = Device::open(Path::new(&directory)).unwrap();
         let context = load();
         make_token(&context, "web");
-        return Some(Home { device, context });
+        let web = slot(&context, "web");
+        return Some(Home {
+            device,
+            context,
+            web,
+        });
     }
     let directory = tempfile::tempdir().unwrap();
     let again = command(directory.path(), &env::current_exe().unwrap())
@@ -147,6 +154,19 @@ pub(crate) fn log_in_with(session: &Session, pin: &str) -> Result<(), Error> {
     session.login(UserType::User, Some(&AuthPin::new(pin.into())))
 }
 
+/// The functions as C has them: what cryptoki does not let one do.
+pub(crate) fn functions() -> &'static cryptoki_sys::CK_FUNCTION_LIST {
+    let library = Box::leak(Box::new(unsafe {
+        cryptoki_sys::Pkcs11::new(module()).unwrap()
+    }));
+    let mut list = std::ptr::null_mut();
+    assert_eq!(
+        unsafe { library.C_GetFunctionList(&raw mut list) },
+        cryptoki_sys::CKR_OK
+    );
+    unsafe { &*list }
+}
+
 /// The private key.
 pub(crate) fn key(session: &Session) -> Result<ObjectHandle, Error> {
     let wanted = [
@@ -169,6 +189,11 @@ pub(crate) fn failure<T: std::fmt::Debug>(result: Result<T, Error>) -> RvError {
     }
 }
 
+/// A return value by its name.
+pub(crate) fn rv(name: &str) -> Rv {
+    name.parse().unwrap()
+}
+
 /// Waits for something to become true.
 #[allow(clippy::disallowed_methods, reason = "looks again until the deadline")]
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -186,7 +211,7 @@ impl Home {
     }
 
     pub(crate) fn try_session(&self) -> Result<Session, Error> {
-        self.context.open_rw_session(slot(&self.context, "web"))
+        self.context.open_rw_session(self.web)
     }
 
     /// A logged-in session with the token "web", and its key.
