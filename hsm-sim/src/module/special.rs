@@ -363,6 +363,10 @@ fn describe(passage: &Passage<'_>, info: &mut CK_TOKEN_INFO) {
             _ => 0,
         };
     }
+    // What this process has open, which real modules often do not say.
+    if let Some(slot) = passage.slot {
+        info.ulSessionCount = passage.live.sessions.open_in(slot).len() as CK_ULONG;
+    }
     let shown = settings.session_limits(&token).map(|limits| limits.shown);
     let limit = match shown.unwrap_or_default() {
         Shown::Forwarded => return,

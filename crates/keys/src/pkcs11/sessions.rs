@@ -523,11 +523,7 @@ impl Lease<'_> {
             return Err(Miss::last(sign_error(&error)));
         }
         self.pool.lock().figures.sessions_lost += 1;
-        if is_dead(&error) {
-            self.lent = None;
-        } else {
-            self.give_up();
-        }
+        self.give_up();
         // The others are likely to be lost as well, and must not be met by the second attempt.
         self.pool.close_idle(pass);
         if trouble == Trouble::Device {
@@ -585,18 +581,9 @@ impl Drop for Lease<'_> {
     }
 }
 
+/// Closes a session that may be lost already: one that is only said to be would stay open for ever.
 fn close(session: Session) {
     if let Err(error) = session.close() {
         tracing::debug!(error = answer(&error), "a session cannot be closed");
     }
-}
-
-/// Whether the handle means nothing any more. It is not closed then: the module may have given the
-/// same number to a newer session.
-fn is_dead(error: &Error) -> bool {
-    use cryptoki::error::RvError::{SessionClosed, SessionHandleInvalid};
-    matches!(
-        error,
-        Error::Pkcs11(SessionHandleInvalid | SessionClosed, _)
-    )
 }

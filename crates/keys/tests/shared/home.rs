@@ -38,6 +38,7 @@ pub(crate) const ED25519: &[u8] = b"\x13\x0cedwards25519";
 const MODULE: &str = "SEALWIRE_TEST_MODULE";
 
 /// Where the token and its PIN are, in the process that has the environment.
+#[derive(Clone)]
 pub(crate) struct Home {
     pub(crate) directory: PathBuf,
     module: Module,
