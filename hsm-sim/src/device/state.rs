@@ -345,7 +345,7 @@ mod tests {
             started: Some(1_000),
             steps: vec![step(0), step(10)],
         };
-        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000 + ms);
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_u64 + ms);
         one.play(&script, at(5));
         other.play(&script, at(5));
         assert_eq!(one.noted("web").restarts, 1);

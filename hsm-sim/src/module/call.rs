@@ -158,11 +158,11 @@ impl Call {
             pid: std::process::id(),
             thread: thread(),
             function: self.function,
-            slot: self.slot.as_ref().map(|slot| slot.id.into()),
+            slot: self.slot.as_ref().map(|slot| slot.id),
             token: label
                 .filter(|label| !label.is_empty())
                 .map(|label| label.to_string()),
-            session: self.handle.map(Into::into),
+            session: self.handle,
             rv,
             micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             injected: self.injected.clone(),

@@ -73,8 +73,8 @@ fn only_the_use_of_a_key_is_slow_and_never_asking_for_a_length() {
     home.slow(fixed(HOUR));
     let (session, key) = home.signer();
     session.digest(&Mechanism::Sha256, &[7; 32]).unwrap();
+    let other = home.session();
     session.sign_init(&Mechanism::Ecdsa, key).unwrap();
-    let (other, key) = (home.session(), crate::home::key(&session).unwrap());
     home.device.clear_log().unwrap();
     thread::scope(|scope| {
         let call = scope.spawn(move || sign(&other, key));
