@@ -33,6 +33,22 @@ const FILE: &str = "device.yaml";
 pub const ENVIRONMENT: &str = "HSM_SIM";
 
 /// A simulated device.
+///
+/// ```no_run
+/// use hsm_sim::{Device, Fault, Function, Settings};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let device = Device::create("device".as_ref(), &Settings::default())?;
+/// // Now start what is tested, with HSM_SIM set to `device.directory()`.
+/// device.fault(Fault::new(&[Function::C_Sign], "CKR_DEVICE_ERROR".parse()?).next(3))?;
+/// device.freeze()?;
+/// device.thaw()?;
+/// device.restart(None, None);
+/// assert_eq!(device.counters().signatures, 2);
+/// assert!(device.violations()?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Device {
     directory: PathBuf,
@@ -97,6 +113,8 @@ impl Device {
             .create(directory)
             .map_err(at(directory))?;
         let device = Self::at(directory)?;
+        // All files are there before a process comes that may write to them but make none.
+        log::Log::open(directory).map_err(at(&directory.join(log::FILE)))?;
         let wanted = settings.clone();
         device.change(Settings::default(), |settings| *settings = wanted)?;
         Ok(device)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
+use cryptoki::slot::Slot;
 use cryptoki_sys::{CKF_DONT_BLOCK, CKR_OK};
 use hsm_sim::{Action, Fault, Function, Script, Span, Step};
 
@@ -123,6 +124,29 @@ fn sessions_do_not_survive_a_removal_that_nobody_saw() {
     home.device.insert(None).unwrap();
     assert_eq!(failure(sign(&session, key)), RvError::SessionHandleInvalid);
     sign_in_a_new_session(&home);
+}
+
+#[test]
+fn a_token_that_is_out_from_the_start_is_never_seen() {
+    let Some(home) = home("outages::a_token_that_is_out_from_the_start_is_never_seen") else {
+        return;
+    };
+    home.device.remove(Some("web")).unwrap();
+    home.context.finalize().unwrap();
+    let context = load();
+    // SoftHSM's slots have new numbers now.
+    let present = |slot: &Slot| context.get_slot_info(*slot).unwrap().token_present();
+    let (present, absent): (Vec<Slot>, Vec<Slot>) = context
+        .get_all_slots()
+        .unwrap()
+        .into_iter()
+        .partition(present);
+    assert_eq!(absent.len(), 1);
+    assert_eq!(
+        failure(context.open_ro_session(absent[0])),
+        RvError::TokenNotPresent
+    );
+    assert_eq!(context.get_slots_with_token().unwrap(), present);
 }
 
 #[test]
