@@ -263,16 +263,24 @@ impl Device {
     /// # Errors
     /// As [`Self::settings`].
     pub fn pin_tries(&self, token: &str) -> Result<PinTries, DeviceError> {
-        let allowed = self.settings()?.pin_tries(token);
         let wrong = self
             .state
             .token(token)
             .map_or(0, |token| token.wrong_pins());
-        Ok(PinTries {
-            wrong,
-            allowed,
-            left: allowed.map(|allowed| u64::from(allowed).saturating_sub(wrong)),
-        })
+        Ok(PinTries::new(self.settings()?.pin_tries(token), wrong))
+    }
+
+    /// The tries of all tokens that were met so far, by label.
+    ///
+    /// # Errors
+    /// As [`Self::settings`].
+    pub fn all_pin_tries(&self) -> Result<BTreeMap<String, PinTries>, DeviceError> {
+        let settings = self.settings()?;
+        let tries = |(label, token): (String, &state::Token)| {
+            let tries = PinTries::new(settings.pin_tries(&label), token.wrong_pins());
+            (label, tries)
+        };
+        Ok(self.state.tokens().map(tries).collect())
     }
 
     /// Gives a token's user PIN all its tries back.
@@ -376,6 +384,16 @@ impl Device {
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .and_then(|()| fs::rename(&fresh, &path))
             .map_err(at(&path))
+    }
+}
+
+impl PinTries {
+    fn new(allowed: Option<u32>, wrong: u64) -> Self {
+        Self {
+            wrong,
+            allowed,
+            left: allowed.map(|allowed| u64::from(allowed).saturating_sub(wrong)),
+        }
     }
 }
 

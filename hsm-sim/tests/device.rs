@@ -20,6 +20,9 @@ mod latency;
 #[path = "device/misuse.rs"]
 mod misuse;
 
+#[path = "device/newer.rs"]
+mod newer;
+
 #[path = "device/outages.rs"]
 mod outages;
 

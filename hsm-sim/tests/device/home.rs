@@ -48,7 +48,16 @@ pub(crate) fn home(test: &str) -> Option<Home> {
         });
     }
     let directory = tempfile::tempdir().unwrap();
-    let again = command(directory.path(), &env::current_exe().unwrap())
+    again(
+        test,
+        &mut command(directory.path(), &env::current_exe().unwrap()),
+    );
+    None
+}
+
+/// Runs a test again, by a program that is the tests' own.
+pub(crate) fn again(test: &str, program: &mut Command) {
+    let again = program
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .output()
         .unwrap();
@@ -58,7 +67,6 @@ pub(crate) fn home(test: &str) -> Option<Home> {
         again.status.success() && said.contains("1 passed"),
         "{said}"
     );
-    None
 }
 
 /// A program with a store and a device of its own, which logs all.

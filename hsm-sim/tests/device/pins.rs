@@ -45,6 +45,7 @@ fn wrong_pins_lock_a_token_and_it_says_how_near_that_is() {
     assert_eq!(try_wrong(), RvError::PinIncorrect);
     assert_eq!(home.flags(), (true, true, false));
     assert_eq!(home.left(), Some(1));
+    assert_eq!(home.device.all_pin_tries().unwrap()["web"].wrong, 2);
     assert_eq!(try_wrong(), RvError::PinIncorrect);
     assert_eq!(home.flags(), (false, false, true));
     for _ in 0..2 {
