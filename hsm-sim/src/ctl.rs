@@ -261,6 +261,7 @@ impl Command {
                 return Ok(Some(json!({
                     "device": device.directory(),
                     "settings": device.settings()?,
+                    "pins": device.all_pin_tries()?,
                     "counters": device.counters(),
                 })));
             }

@@ -33,6 +33,22 @@ const FILE: &str = "device.yaml";
 pub const ENVIRONMENT: &str = "HSM_SIM";
 
 /// A simulated device.
+///
+/// ```no_run
+/// use hsm_sim::{Device, Fault, Function, Settings};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let device = Device::create("device".as_ref(), &Settings::default())?;
+/// // Now start what is tested, with HSM_SIM set to `device.directory()`.
+/// device.fault(Fault::new(&[Function::C_Sign], "CKR_DEVICE_ERROR".parse()?).next(3))?;
+/// device.freeze()?;
+/// device.thaw()?;
+/// device.restart(None, None);
+/// assert_eq!(device.counters().signatures, 2);
+/// assert!(device.violations()?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Device {
     directory: PathBuf,
@@ -97,6 +113,8 @@ impl Device {
             .create(directory)
             .map_err(at(directory))?;
         let device = Self::at(directory)?;
+        // All files are there before a process comes that may write to them but make none.
+        log::Log::open(directory).map_err(at(&directory.join(log::FILE)))?;
         let wanted = settings.clone();
         device.change(Settings::default(), |settings| *settings = wanted)?;
         Ok(device)
@@ -245,16 +263,24 @@ impl Device {
     /// # Errors
     /// As [`Self::settings`].
     pub fn pin_tries(&self, token: &str) -> Result<PinTries, DeviceError> {
-        let allowed = self.settings()?.pin_tries(token);
         let wrong = self
             .state
             .token(token)
             .map_or(0, |token| token.wrong_pins());
-        Ok(PinTries {
-            wrong,
-            allowed,
-            left: allowed.map(|allowed| u64::from(allowed).saturating_sub(wrong)),
-        })
+        Ok(PinTries::new(self.settings()?.pin_tries(token), wrong))
+    }
+
+    /// The tries of all tokens that were met so far, by label.
+    ///
+    /// # Errors
+    /// As [`Self::settings`].
+    pub fn all_pin_tries(&self) -> Result<BTreeMap<String, PinTries>, DeviceError> {
+        let settings = self.settings()?;
+        let tries = |(label, token): (String, &state::Token)| {
+            let tries = PinTries::new(settings.pin_tries(&label), token.wrong_pins());
+            (label, tries)
+        };
+        Ok(self.state.tokens().map(tries).collect())
     }
 
     /// Gives a token's user PIN all its tries back.
@@ -358,6 +384,16 @@ impl Device {
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .and_then(|()| fs::rename(&fresh, &path))
             .map_err(at(&path))
+    }
+}
+
+impl PinTries {
+    fn new(allowed: Option<u32>, wrong: u64) -> Self {
+        Self {
+            wrong,
+            allowed,
+            left: allowed.map(|allowed| u64::from(allowed).saturating_sub(wrong)),
+        }
     }
 }
 

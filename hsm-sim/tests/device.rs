@@ -2,21 +2,17 @@
 //! `pkcs11-tool`. Each test makes a token store and a device of its own.
 
 #![allow(
-    unsafe_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     reason = "tests fail loudly"
 )]
 
-#[path = "device/home.rs"]
-mod home;
-
 #[path = "device/faults.rs"]
 mod faults;
 
-#[path = "device/outages.rs"]
-mod outages;
+#[path = "device/home.rs"]
+mod home;
 
 #[path = "device/latency.rs"]
 mod latency;
@@ -24,11 +20,20 @@ mod latency;
 #[path = "device/misuse.rs"]
 mod misuse;
 
+#[path = "device/newer.rs"]
+mod newer;
+
+#[path = "device/outages.rs"]
+mod outages;
+
 #[path = "device/pins.rs"]
 mod pins;
 
 #[path = "device/processes.rs"]
 mod processes;
+
+#[path = "device/raw.rs"]
+mod raw;
 
 #[path = "device/sessions.rs"]
 mod sessions;

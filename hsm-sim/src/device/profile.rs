@@ -43,23 +43,23 @@ impl Profile {
     pub fn description(self) -> &'static str {
         match self {
             Self::Cloudhsm => {
-                "An HSM rented in a cloud, a network away. 3,000 signatures a second (AWS \
-                 CloudHSM's performance page: P-256 on two hsm2m.medium), a long tail as of shared \
-                 hardware (assumed: median 4 ms, p99 40 ms), 1,024 sessions, which run out with \
-                 CKR_ARGUMENTS_BAD (reported in aws-cloudhsm-user-guide issue 27) and are not shown \
+                "An HSM rented in a cloud. 3,000 signatures a second (AWS CloudHSM's performance \
+                 page: P-256 on two hsm2m.medium). Sessions run out with CKR_ARGUMENTS_BAD (reported \
+                 in aws-cloudhsm-user-guide issue 27). Assumed: median 4 ms and p99 40 ms, as of \
+                 hardware that is shared and a network away; 1,024 sessions, not shown \
                  (CK_UNAVAILABLE_INFORMATION). A class of devices, not a measurement of one."
             }
             Self::NetworkHsm => {
-                "An HSM of one's own, in the same network. Best at about 30 threads (Thales Luna's HA \
-                 guide), so 30 operations at once; median 1 ms, p99 5 ms (assumed); sessions \
-                 shown as infinite; ten wrong PINs lock the user (assumed). A class of devices, not \
-                 a measurement of one."
+                "An HSM of one's own in the network. 30 operations at once (Thales Luna's HA guide: \
+                 best at about 30 threads a device). Assumed: median 1 ms and p99 5 ms; sessions \
+                 shown as infinite; ten wrong PINs lock the user. A class of devices, not a \
+                 measurement of one."
             }
             Self::UsbHsm16Sessions => {
                 "A small HSM in a USB port. 16 sessions, closed after 30 s without use (YubiHSM 2's \
-                 manual), one operation at once; about 70 ms for a signature and two seconds for \
-                 a key pair (assumed, by the order of magnitude in that manual). A class of devices, \
-                 not a measurement of one."
+                 manuals, yubihsm-shell issue 379). Assumed: one operation at once, 70 ms for the \
+                 use of a key, two seconds more to make a key pair. A class of devices, not a \
+                 measurement of one."
             }
             Self::Soft => "The software token as it is: nothing slow, nothing limited.",
         }

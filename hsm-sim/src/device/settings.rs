@@ -214,6 +214,10 @@ impl Settings {
     /// # Errors
     /// A text with the field, the value and the fix.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            // An editor that empties a file before it writes it means nothing by that.
+            return Err("the file is empty: write at least `log: errors`".to_owned());
+        }
         let options = serde_saphyr::options! { with_snippet: false };
         let mut settings: Self = serde_saphyr::from_str_with_options(text, options)
             .map_err(|error| error.to_string())?;

@@ -69,6 +69,8 @@ struct Past {
 pub(crate) struct Token {
     /// Hash of the label; 0 is a free place.
     key: AtomicU64,
+    /// The label, padded with zeros. PKCS#11 allows for 32 bytes.
+    label: [AtomicU64; 4],
     past: Past,
     /// Wrong PINs since the last right one.
     wrong_pins: AtomicU64,
@@ -189,7 +191,18 @@ impl State {
         if label.is_empty() {
             return None;
         }
-        take_place(&self.tokens, label, |token| &token.key)
+        let token = take_place(&self.tokens, label, |token| &token.key)?;
+        if token.label[0].load(Relaxed) == 0 {
+            token.write_label(label);
+        }
+        Some(token)
+    }
+
+    /// The tokens that were met so far, and their labels.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = (String, &Token)> {
+        let met = |token: &&Token| token.key.load(Acquire) != 0;
+        let labelled = |token| (Token::read_label(token), token);
+        self.tokens.iter().filter(met).map(labelled)
     }
 
     /// A rule's place, found or taken. None when there are too many.
@@ -259,6 +272,22 @@ impl Past {
 }
 
 impl Token {
+    fn write_label(&self, label: &str) {
+        let mut bytes = label.bytes();
+        for word in &self.label {
+            let part: [u8; 8] = std::array::from_fn(|_| bytes.next().unwrap_or(0));
+            word.store(u64::from_ne_bytes(part), Relaxed);
+        }
+    }
+
+    fn read_label(&self) -> String {
+        let words = self.label.iter().map(|word| word.load(Relaxed));
+        let bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+        String::from_utf8_lossy(&bytes)
+            .trim_end_matches('\0')
+            .to_owned()
+    }
+
     /// Wrong PINs since the last right one.
     pub(crate) fn wrong_pins(&self) -> u64 {
         self.wrong_pins.load(Acquire)
@@ -331,6 +360,8 @@ mod tests {
         assert!(one.token("db").unwrap().take_try(2));
         other.token("web").unwrap().forget_wrong_pins();
         assert!(one.token("web").unwrap().take_try(2));
+        let labels: Vec<String> = other.tokens().map(|(label, _)| label).collect();
+        assert_eq!(labels, ["web", "db"]);
     }
 
     #[test]
@@ -345,7 +376,7 @@ mod tests {
             started: Some(1_000),
             steps: vec![step(0), step(10)],
         };
-        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000 + ms);
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_u64 + ms);
         one.play(&script, at(5));
         other.play(&script, at(5));
         assert_eq!(one.noted("web").restarts, 1);

@@ -48,7 +48,7 @@ pub(crate) struct InForce {
 }
 
 /// What tells one version of the file from another.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 struct Stamp {
     modified: (i64, i64),
     inode: u64,
@@ -112,8 +112,9 @@ impl Watch {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.last();
         let revision = state.revision.load(Acquire);
-        let stamp = Stamp::of(&self.file);
-        if stamp.as_ref().is_ok_and(|stamp| *stamp == before.stamp) {
+        // A file that is not there is a version as well: it is complained about once.
+        let stamp = Stamp::of(&self.file).unwrap_or_default();
+        if stamp == before.stamp {
             self.revision.store(revision, Release);
             if before.next.is_some_and(|next| SystemTime::now() >= next) {
                 self.put(before.stamp, before.written.clone(), state);
@@ -121,15 +122,10 @@ impl Watch {
             return;
         }
         match read(&self.file) {
-            Ok((stamp, written)) => {
-                self.put(stamp, written, state);
-            }
+            Ok((stamp, written)) => self.put(stamp, written, state),
             Err(problem) => {
                 complain(&format!("{problem}; the settings before stay in force"));
-                // Once for each version of the file.
-                if let Ok(stamp) = stamp {
-                    self.put(stamp, before.written.clone(), state);
-                }
+                self.put(stamp, before.written.clone(), state);
             }
         }
         self.revision.store(revision, Release);

@@ -19,7 +19,7 @@ use super::live::{Live, Site};
 use super::sessions::{Held, Session, Unknown};
 use super::slots::Slot;
 use crate::device::log::{Operation, Violation};
-use crate::device::settings::{Fault, Settings};
+use crate::device::settings::{Fault, Latency, Settings};
 use crate::device::watch::{InForce, LOOK_EVERY};
 use crate::pkcs11::{Function, Reach, Rv};
 
@@ -55,6 +55,12 @@ pub(super) struct Passage<'a> {
     pub(super) slot: Option<&'a Arc<Slot>>,
     /// The session of the real module, or the slot.
     pub(super) target: CK_ULONG,
+}
+
+/// How long a call is delayed, and the rules that say so.
+struct Delay {
+    end: Moment,
+    rules: (Vec<Latency>, Vec<Fault>),
 }
 
 /// An answer to a call.
@@ -158,11 +164,11 @@ impl Call {
             pid: std::process::id(),
             thread: thread(),
             function: self.function,
-            slot: self.slot.as_ref().map(|slot| slot.id.into()),
+            slot: self.slot.as_ref().map(|slot| slot.id),
             token: label
                 .filter(|label| !label.is_empty())
                 .map(|label| label.to_string()),
-            session: self.handle.map(Into::into),
+            session: self.handle,
             rv,
             micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             injected: self.injected.clone(),
@@ -186,6 +192,8 @@ impl Call {
             Target::Module => self.device(live, in_force, None, target, forward),
             Target::Slot(id) | Target::AnySlot(id) => {
                 let slot = live.slots.get(id, live.real, &live.site.state);
+                // It may be one that nobody has met before.
+                live.take_note(&slot, &in_force);
                 self.slot = Some(slot);
                 self.device(live, in_force, None, target, forward)
             }
@@ -229,15 +237,20 @@ impl Call {
             return answer;
         }
         let made_up = self.make_up(&in_force.settings, &live.site, token);
+        let settings = &in_force.settings;
         let end = match &made_up {
             _ if self.length_query => None,
             Some((_, fault)) => fault.after.map(|after| Moment::now().after(after.0)),
-            None => latency::book(&in_force.settings, &live.site.state, self.function, token),
+            None => latency::book(settings, &live.site.state, self.function, token),
         };
-        if let Some(end) = end
-            && let Some(answer) = self.wait(live, &mut in_force, session, target, Some(end))
-        {
-            return answer;
+        if let Some(end) = end {
+            let delay = Delay {
+                end,
+                rules: self.delaying(settings, token),
+            };
+            if let Some(answer) = self.wait(live, &mut in_force, session, target, Some(delay)) {
+                return answer;
+            }
         }
         let slot = self.slot.clone();
         let _gate = slot
@@ -287,9 +300,8 @@ impl Call {
         in_force: &mut Arc<InForce>,
         session: Option<&Session>,
         target: Target,
-        end: Option<Moment>,
+        delay: Option<Delay>,
     ) -> Option<Answer> {
-        let begun_with = in_force.clone();
         loop {
             if let Some(answer) = self.unreachable(live, session, target) {
                 return Some(answer);
@@ -297,12 +309,11 @@ impl Call {
             let label = self.slot.as_ref().map(|slot| slot.label());
             let token = label.as_deref().filter(|label| !label.is_empty());
             let frozen = !self.length_query && in_force.settings.is_frozen(self.function, token);
-            // Whoever changes how long calls take does not mean to wait for those under way.
-            let still_slow = in_force.settings.latency == begun_with.settings.latency
-                && in_force.settings.faults == begun_with.settings.faults;
-            let left = end
-                .filter(|_| still_slow)
-                .map_or(Duration::ZERO, |end| Moment::now().until(end));
+            // Whoever changes how long a call takes does not mean to wait for those under way.
+            let left = delay
+                .as_ref()
+                .filter(|delay| delay.rules == self.delaying(&in_force.settings, token))
+                .map_or(Duration::ZERO, |delay| Moment::now().until(delay.end));
             match (frozen, left.is_zero()) {
                 (true, _) => nap(LOOK_EVERY),
                 (false, false) => nap(left.min(LOOK_EVERY)),
@@ -310,6 +321,22 @@ impl Call {
             }
             *in_force = live.settings();
         }
+    }
+
+    /// The rules that can delay the call.
+    fn delaying(&self, settings: &Settings, token: Option<&str>) -> (Vec<Latency>, Vec<Fault>) {
+        let latencies = settings.latency.iter();
+        let faults = settings.faults.iter();
+        (
+            latencies
+                .filter(|rule| rule.matches(self.function, token))
+                .cloned()
+                .collect(),
+            faults
+                .filter(|rule| rule.after.is_some() && rule.matches(self.function, token))
+                .cloned()
+                .collect(),
+        )
     }
 
     /// The answer when the device cannot be reached by this call.

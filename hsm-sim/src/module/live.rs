@@ -203,15 +203,17 @@ impl Live {
     }
 
     /// Lets what happened to a token have its effect on its sessions and its login.
-    fn take_note(&self, slot: &Slot, in_force: &InForce) {
+    pub(super) fn take_note(&self, slot: &Slot, in_force: &InForce) {
         let label = slot.label();
         let state = &self.site.state;
-        let (before, now) = (slot.noted(), state.noted(&label));
+        let now = state.noted(&label);
         slot.set_present(in_force.settings.is_removed(&label), &now);
-        if before == now && slot.is_present() {
+        if slot.noted() == now && slot.is_present() {
             return;
         }
         let _alone = slot.gate.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been first.
+        let before = slot.noted();
         let sessions = self.sessions.open_in(slot);
         if before.restarts != now.restarts || !slot.is_present() {
             let first_rv = state.first_rv(&label).filter(|_| slot.is_present());

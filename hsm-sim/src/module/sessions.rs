@@ -74,7 +74,7 @@ impl Sessions {
 
     /// Takes a session of the real module in, and gives our handle for it.
     pub(super) fn add(&self, real: CK_SESSION_HANDLE, slot: Arc<Slot>) -> CK_SESSION_HANDLE {
-        let handle = NEXT.fetch_add(1, AcqRel) as CK_SESSION_HANDLE;
+        let handle = NEXT.fetch_add(1, AcqRel);
         let session = Session {
             handle,
             slot,
@@ -96,7 +96,7 @@ impl Sessions {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.get(&handle).cloned().ok_or_else(|| {
             let given = FIRST..NEXT.load(Acquire);
-            if given.contains(&(handle as u64)) {
+            if given.contains(&handle) {
                 Unknown::Closed
             } else {
                 Unknown::Never

@@ -115,7 +115,11 @@ pub(super) unsafe extern "C" fn C_GetSlotList(
             Ok(found) => found,
             Err(rv) => return Answer::Real(rv),
         };
-        found.retain(|id| slots.get(*id, passage.live.real, state).is_present());
+        found.retain(|id| {
+            let slot = slots.get(*id, passage.live.real, state);
+            passage.live.take_note(&slot, passage.in_force);
+            slot.is_present()
+        });
         // SAFETY: the application vouches for its pointers.
         Answer::Real(unsafe { give(&found, list, count) })
     })

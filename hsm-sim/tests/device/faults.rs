@@ -8,7 +8,8 @@ use cryptoki::session::Session;
 use hsm_sim::{Action, Fault, Function, Script, Span, Step};
 
 use crate::home::{
-    eventually, failure, home, key, load, locking, log_in, make_key, make_token, rv, sign, slot,
+    eventually, failure, home, key, keys, load, locking, log_in, make_key, make_token, rv, sign,
+    slot,
 };
 
 #[test]
@@ -75,6 +76,7 @@ fn no_operation_is_left_behind_by_an_error_that_was_made_up() {
     let rsa = [
         Attribute::ModulusBits(2048.into()),
         Attribute::PublicExponent(vec![1, 0, 1]),
+        Attribute::Verify(true),
     ];
     let usage = [Attribute::Sign(true)];
     let (public, private) = session
@@ -260,10 +262,10 @@ fn a_key_pair_whose_making_fails_is_not_there() {
         return;
     };
     let (session, _) = home.signer();
-    let before = session.find_objects(&[]).unwrap().len();
+    let before = keys(&session);
     let fault = Fault::new(&[Function::C_GenerateKeyPair], rv("CKR_DEVICE_MEMORY"));
     home.device.fault(fault.next(1)).unwrap();
     assert_eq!(failure(make_key(&session, true)), RvError::DeviceMemory);
-    assert_eq!(session.find_objects(&[]).unwrap().len(), before);
+    assert_eq!(keys(&session), before);
     make_key(&session, true).unwrap();
 }

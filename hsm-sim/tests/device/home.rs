@@ -19,6 +19,8 @@ use hsm_sim::{Device, LogLevel, Rv, Settings};
 pub(crate) const PIN: &str = "5318-0008-token";
 pub(crate) const WRONG_PIN: &str = "5318-0009-token";
 
+pub(crate) const OFFICER_PIN: &str = "5318-0008-officer";
+
 /// DER of the object identifier of P-256.
 const P256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 
@@ -46,7 +48,16 @@ pub(crate) fn home(test: &str) -> Option<Home> {
         });
     }
     let directory = tempfile::tempdir().unwrap();
-    let again = command(directory.path(), &env::current_exe().unwrap())
+    again(
+        test,
+        &mut command(directory.path(), &env::current_exe().unwrap()),
+    );
+    None
+}
+
+/// Runs a test again, by a program that is the tests' own.
+pub(crate) fn again(test: &str, program: &mut Command) {
+    let again = program
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .output()
         .unwrap();
@@ -56,7 +67,6 @@ pub(crate) fn home(test: &str) -> Option<Home> {
         again.status.success() && said.contains("1 passed"),
         "{said}"
     );
-    None
 }
 
 /// A program with a store and a device of its own, which logs all.
@@ -110,7 +120,7 @@ pub(crate) fn make_token(context: &Pkcs11, label: &str) {
         .into_iter()
         .find(|slot| !context.get_token_info(*slot).unwrap().token_initialized())
         .unwrap();
-    let officer = AuthPin::new("officer-pin".into());
+    let officer = AuthPin::new(OFFICER_PIN.into());
     context.init_token(empty, &officer, label).unwrap();
     let session = context.open_rw_session(slot(context, label)).unwrap();
     session.login(UserType::So, Some(&officer)).unwrap();
@@ -154,19 +164,6 @@ pub(crate) fn log_in_with(session: &Session, pin: &str) -> Result<(), Error> {
     session.login(UserType::User, Some(&AuthPin::new(pin.into())))
 }
 
-/// The functions as C has them: what cryptoki does not let one do.
-pub(crate) fn functions() -> &'static cryptoki_sys::CK_FUNCTION_LIST {
-    let library = Box::leak(Box::new(unsafe {
-        cryptoki_sys::Pkcs11::new(module()).unwrap()
-    }));
-    let mut list = std::ptr::null_mut();
-    assert_eq!(
-        unsafe { library.C_GetFunctionList(&raw mut list) },
-        cryptoki_sys::CKR_OK
-    );
-    unsafe { &*list }
-}
-
 /// The private key.
 pub(crate) fn key(session: &Session) -> Result<ObjectHandle, Error> {
     let wanted = [
@@ -175,6 +172,12 @@ pub(crate) fn key(session: &Session) -> Result<ObjectHandle, Error> {
     ];
     let found = session.find_objects(&wanted)?;
     Ok(*found.first().expect("the token has a key"))
+}
+
+/// How many of the objects that the tests make are seen.
+pub(crate) fn keys(session: &Session) -> usize {
+    let named = [Attribute::Label(b"key".to_vec())];
+    session.find_objects(&named).unwrap().len()
 }
 
 pub(crate) fn sign(session: &Session, key: ObjectHandle) -> Result<Vec<u8>, Error> {

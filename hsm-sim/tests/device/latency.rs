@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
-use hsm_sim::{Distribution, Function, Latency, Span};
+use hsm_sim::{Distribution, Fault, Function, Latency, Span};
 
-use crate::home::{Home, eventually, home, key, log_in, make_token, sign, slot};
+use crate::home::{Home, eventually, home, key, log_in, make_token, rv, sign, slot};
 
 impl Home {
     fn slow(&self, rule: Latency) {
@@ -73,8 +73,8 @@ fn only_the_use_of_a_key_is_slow_and_never_asking_for_a_length() {
     home.slow(fixed(HOUR));
     let (session, key) = home.signer();
     session.digest(&Mechanism::Sha256, &[7; 32]).unwrap();
+    let other = home.session();
     session.sign_init(&Mechanism::Ecdsa, key).unwrap();
-    let (other, key) = (home.session(), crate::home::key(&session).unwrap());
     home.device.clear_log().unwrap();
     thread::scope(|scope| {
         let call = scope.spawn(move || sign(&other, key));
@@ -107,15 +107,16 @@ fn a_rule_slows_the_functions_and_the_token_it_names() {
     sign(&session, own_key).unwrap();
     home.slow(Latency {
         functions: vec![Function::C_FindObjectsInit],
-        ..fixed(50)
+        ..fixed(200)
     });
     let db = home
         .context
         .open_ro_session(slot(&home.context, "db"))
         .unwrap();
+    home.device.clear_log().unwrap();
     db.find_objects(&[]).unwrap();
     let log = home.device.log().unwrap();
-    let slow = log.iter().filter(|operation| operation.micros >= 50_000);
+    let slow = log.iter().filter(|operation| operation.micros >= 200_000);
     let slow: Vec<_> = slow.map(|operation| operation.function).collect();
     assert_eq!(slow, [Function::C_FindObjectsInit]);
 }
@@ -149,6 +150,29 @@ fn no_more_operations_begin_in_a_second_than_the_rate_allows() {
     let took = home.all_sign(signers);
     // Two at once, the other four one interval of 50 ms after another.
     assert!(took >= Duration::from_millis(4 * 50), "{took:?}");
+}
+
+#[test]
+fn what_has_nothing_to_do_with_a_delay_does_not_end_it() {
+    let Some(home) = home("latency::what_has_nothing_to_do_with_a_delay_does_not_end_it") else {
+        return;
+    };
+    let (session, key) = home.signer();
+    home.slow(fixed(200));
+    home.device.clear_log().unwrap();
+    thread::scope(|scope| {
+        let call = scope.spawn(move || sign(&session, key));
+        let asked = || {
+            let log = home.device.log().unwrap();
+            log.iter().any(|operation| operation.length_query)
+        };
+        eventually("the signature is under way", asked);
+        let other = Fault::new(&[Function::C_Login], rv("CKR_DEVICE_ERROR"));
+        home.device.fault(other).unwrap();
+        call.join().unwrap().unwrap();
+    });
+    let log = home.device.log().unwrap();
+    assert!(log.iter().any(|operation| operation.micros >= 200_000));
 }
 
 #[test]

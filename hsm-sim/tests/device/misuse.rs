@@ -1,18 +1,18 @@
 //! Applications that break the rules of PKCS#11 are found out.
 
+#![allow(unsafe_code, reason = "a fork that goes on is what one test is about")]
+
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
-use cryptoki_sys::{
-    CK_FUNCTION_LIST, CK_SESSION_HANDLE, CK_SLOT_ID, CKF_SERIAL_SESSION,
-    CKR_CRYPTOKI_NOT_INITIALIZED, CKR_OK, CKR_SESSION_HANDLE_INVALID,
-};
+use cryptoki_sys::{CKR_CRYPTOKI_NOT_INITIALIZED, CKR_OK, CKR_SESSION_HANDLE_INVALID};
 use hsm_sim::{Distribution, Function, Latency, Span, Violation};
 
-use crate::home::{Home, failure, functions, home, key, log_in, module, sign};
+use crate::home::{Home, failure, home, key, log_in, module, sign};
+use crate::raw::Raw;
 
 impl Home {
     fn violations(&self) -> Vec<Violation> {
@@ -20,15 +20,6 @@ impl Home {
         let kind = |operation: hsm_sim::Operation| operation.violation;
         violations.into_iter().filter_map(kind).collect()
     }
-}
-
-fn open_session(list: &CK_FUNCTION_LIST, slot: CK_SLOT_ID) -> CK_SESSION_HANDLE {
-    let mut session = 0;
-    let open = list.C_OpenSession.unwrap();
-    let null = std::ptr::null_mut();
-    let rv = unsafe { open(slot, CKF_SERIAL_SESSION, null, None, &raw mut session) };
-    assert_eq!(rv, CKR_OK);
-    session
 }
 
 #[test]
@@ -48,13 +39,9 @@ fn two_threads_in_one_session_are_found() {
     let Some(home) = home("misuse::two_threads_in_one_session_are_found") else {
         return;
     };
-    let list = functions();
-    let session = open_session(list, home.web.id());
-    let seed = list.C_GenerateRandom.unwrap();
-    let random = || {
-        let mut bytes = [0; 8];
-        unsafe { seed(session, bytes.as_mut_ptr(), 8) }
-    };
+    let raw = Raw::new();
+    let session = raw.open_session(home.web.id());
+    let random = || raw.random(session);
     let slow = Latency {
         functions: vec![Function::C_GenerateRandom],
         time: Some(Distribution::Fixed(Span::millis(150))),
@@ -85,21 +72,17 @@ fn the_use_of_a_closed_session_is_found_but_not_that_of_one_the_device_dropped()
     else {
         return;
     };
-    let list = functions();
+    let raw = Raw::new();
     let (dropped, closed) = (
-        open_session(list, home.web.id()),
-        open_session(list, home.web.id()),
+        raw.open_session(home.web.id()),
+        raw.open_session(home.web.id()),
     );
-    let random = |session| {
-        let mut bytes = [0; 8];
-        unsafe { (list.C_GenerateRandom.unwrap())(session, bytes.as_mut_ptr(), 8) }
-    };
-    assert_eq!(unsafe { (list.C_CloseSession.unwrap())(closed) }, CKR_OK);
+    assert_eq!(raw.close_session(closed), CKR_OK);
     home.device.restart(None, None);
-    assert_eq!(random(dropped), CKR_SESSION_HANDLE_INVALID);
-    assert_eq!(random(4711), CKR_SESSION_HANDLE_INVALID);
+    assert_eq!(raw.random(dropped), CKR_SESSION_HANDLE_INVALID);
+    assert_eq!(raw.random(4711), CKR_SESSION_HANDLE_INVALID);
     assert!(home.violations().is_empty());
-    assert_eq!(random(closed), CKR_SESSION_HANDLE_INVALID);
+    assert_eq!(raw.random(closed), CKR_SESSION_HANDLE_INVALID);
     assert_eq!(home.violations(), [Violation::ClosedSession]);
 }
 
@@ -109,12 +92,11 @@ fn a_handle_from_before_the_module_was_initialised_anew_is_found() {
     else {
         return;
     };
-    let list = functions();
-    let session = open_session(list, home.web.id());
+    let raw = Raw::new();
+    let session = raw.open_session(home.web.id());
     home.context.clone().finalize().unwrap();
     let _context = crate::home::load();
-    let close = list.C_CloseSession.unwrap();
-    assert_eq!(unsafe { close(session) }, CKR_SESSION_HANDLE_INVALID);
+    assert_eq!(raw.close_session(session), CKR_SESSION_HANDLE_INVALID);
     assert_eq!(home.violations(), [Violation::ClosedSession]);
 }
 
@@ -137,14 +119,12 @@ fn a_fork_that_goes_on_without_initialising_is_found() {
     let Some(home) = home("misuse::a_fork_that_goes_on_without_initialising_is_found") else {
         return;
     };
-    let list = functions();
+    let raw = Raw::new();
     let mut child = Command::new("true");
     // SAFETY: what the fork calls is what is tested.
     unsafe {
         child.pre_exec(move || {
-            let mut info = cryptoki_sys::CK_INFO::default();
-            let rv = (list.C_GetInfo.unwrap())(&raw mut info);
-            assert_eq!(rv, CKR_CRYPTOKI_NOT_INITIALIZED);
+            assert_eq!(raw.get_info(), CKR_CRYPTOKI_NOT_INITIALIZED);
             Ok(())
         })
     };

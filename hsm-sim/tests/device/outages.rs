@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
+use cryptoki::slot::Slot;
+use cryptoki_sys::{CKF_DONT_BLOCK, CKR_OK};
 use hsm_sim::{Action, Fault, Function, Script, Span, Step};
 
 use crate::home::{
-    Home, eventually, failure, home, key, load, log_in, make_key, make_token, rv, sign, slot,
+    Home, eventually, failure, home, key, keys, load, log_in, make_key, make_token, rv, sign, slot,
 };
+use crate::raw::Raw;
 
 /// That sessions begun before are gone, and new ones work after a new login.
 fn sign_in_a_new_session(home: &Home) {
     let session = home.session();
     assert!(
-        session.find_objects(&[]).unwrap().len() < 2,
+        keys(&session) < 2,
         "the private key is seen without a login"
     );
     log_in(&session).unwrap();
@@ -30,7 +33,7 @@ fn a_restart_ends_sessions_logins_and_session_objects() {
     let (session, in_token) = home.signer();
     let other = home.session();
     make_key(&session, false).unwrap();
-    assert_eq!(session.find_objects(&[]).unwrap().len(), 4);
+    assert_eq!(keys(&session), 4);
     home.device.restart(None, None);
     for _ in 0..2 {
         assert_eq!(
@@ -44,11 +47,7 @@ fn a_restart_ends_sessions_logins_and_session_objects() {
     );
     sign_in_a_new_session(&home);
     let (session, _) = home.signer();
-    assert_eq!(
-        session.find_objects(&[]).unwrap().len(),
-        2,
-        "only objects of the token are left"
-    );
+    assert_eq!(keys(&session), 2, "only objects of the token are left");
 }
 
 #[test]
@@ -125,6 +124,29 @@ fn sessions_do_not_survive_a_removal_that_nobody_saw() {
     home.device.insert(None).unwrap();
     assert_eq!(failure(sign(&session, key)), RvError::SessionHandleInvalid);
     sign_in_a_new_session(&home);
+}
+
+#[test]
+fn a_token_that_is_out_from_the_start_is_never_seen() {
+    let Some(home) = home("outages::a_token_that_is_out_from_the_start_is_never_seen") else {
+        return;
+    };
+    home.device.remove(Some("web")).unwrap();
+    home.context.finalize().unwrap();
+    let context = load();
+    // SoftHSM's slots have new numbers now.
+    let present = |slot: &Slot| context.get_slot_info(*slot).unwrap().token_present();
+    let (present, absent): (Vec<Slot>, Vec<Slot>) = context
+        .get_all_slots()
+        .unwrap()
+        .into_iter()
+        .partition(present);
+    assert_eq!(absent.len(), 1);
+    assert_eq!(
+        failure(context.open_ro_session(absent[0])),
+        RvError::TokenNotPresent
+    );
+    assert_eq!(context.get_slots_with_token().unwrap(), present);
 }
 
 #[test]
@@ -323,4 +345,21 @@ fn an_error_may_take_its_time() {
     assert_eq!(failure(sign(&session, key)), RvError::FunctionFailed);
     let log = home.device.log().unwrap();
     assert!(log.last().unwrap().micros >= 60_000);
+}
+
+#[test]
+fn a_token_that_comes_or_goes_is_a_slot_event() {
+    let Some(home) = home("outages::a_token_that_comes_or_goes_is_a_slot_event") else {
+        return;
+    };
+    let (raw, web) = (Raw::new(), home.web.id());
+    assert_ne!(raw.wait_for_slot_event(CKF_DONT_BLOCK).0, CKR_OK);
+    home.device.remove(Some("web")).unwrap();
+    assert_eq!(raw.wait_for_slot_event(CKF_DONT_BLOCK), (CKR_OK, web));
+    assert_ne!(raw.wait_for_slot_event(CKF_DONT_BLOCK).0, CKR_OK);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(move || raw.wait_for_slot_event(0));
+        home.device.insert(Some("web")).unwrap();
+        assert_eq!(waiting.join().unwrap(), (CKR_OK, web));
+    });
 }

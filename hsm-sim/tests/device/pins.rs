@@ -6,7 +6,7 @@ use cryptoki::slot::TokenInfo;
 use cryptoki::types::AuthPin;
 use hsm_sim::{Fault, Function, PinLimit};
 
-use crate::home::{Home, PIN, WRONG_PIN, failure, home, log_in, log_in_with, rv};
+use crate::home::{Home, OFFICER_PIN, PIN, WRONG_PIN, failure, home, log_in, log_in_with, rv};
 
 impl Home {
     fn limit_pins(&self, tries: u32) {
@@ -45,6 +45,7 @@ fn wrong_pins_lock_a_token_and_it_says_how_near_that_is() {
     assert_eq!(try_wrong(), RvError::PinIncorrect);
     assert_eq!(home.flags(), (true, true, false));
     assert_eq!(home.left(), Some(1));
+    assert_eq!(home.device.all_pin_tries().unwrap()["web"].wrong, 2);
     assert_eq!(try_wrong(), RvError::PinIncorrect);
     assert_eq!(home.flags(), (false, false, true));
     for _ in 0..2 {
@@ -123,7 +124,7 @@ fn the_security_officer_unlocks_the_user() {
         RvError::PinIncorrect
     );
     assert_eq!(failure(log_in(&session)), RvError::PinLocked);
-    let officer = AuthPin::new("officer-pin".into());
+    let officer = AuthPin::new(OFFICER_PIN.into());
     session.login(UserType::So, Some(&officer)).unwrap();
     session.init_pin(&AuthPin::new(PIN.into())).unwrap();
     session.logout().unwrap();

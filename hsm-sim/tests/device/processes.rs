@@ -6,7 +6,9 @@ use std::process::{Command, Output};
 use cryptoki::error::RvError;
 use hsm_sim::{Fault, Function, LogLevel, PinLimit};
 
-use crate::home::{Home, WRONG_PIN, eventually, failure, home, log_in, log_in_with, rv, sign};
+use crate::home::{
+    Home, OFFICER_PIN, WRONG_PIN, eventually, failure, home, log_in, log_in_with, rv, sign,
+};
 
 impl Home {
     /// Another process that uses the device.
@@ -135,7 +137,7 @@ fn the_log_holds_what_its_level_says_and_never_a_pin() {
     let file = home.device.directory().join("operations.jsonl");
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.contains("\"C_Login\"") && text.contains("\"token\":\"web\""));
-    for secret in [crate::home::PIN, WRONG_PIN, "officer-pin"] {
+    for secret in [crate::home::PIN, WRONG_PIN, OFFICER_PIN] {
         assert!(!text.contains(secret));
     }
     for (level, lines) in [

@@ -6,9 +6,11 @@ use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::{Limit, Slot};
+use cryptoki_sys::CKR_OK;
 use hsm_sim::{SessionLimits, Shown, Span};
 
 use crate::home::{Home, eventually, failure, home, key, log_in, make_token, rv, sign, slot};
+use crate::raw::Raw;
 
 impl Home {
     fn limit_sessions(&self, limits: SessionLimits) {
@@ -44,8 +46,7 @@ fn no_more_sessions_open_than_there_are_and_a_closed_one_makes_room() {
     sessions.pop().unwrap().close().unwrap();
     sessions.extend(home.sessions(1));
     assert_eq!(failure(home.try_session()), RvError::SessionCount);
-    let close_all = crate::home::functions().C_CloseAllSessions.unwrap();
-    assert_eq!(unsafe { close_all(home.web.id()) }, cryptoki_sys::CKR_OK);
+    assert_eq!(Raw::new().close_all_sessions(home.web.id()), CKR_OK);
     home.sessions(3);
 }
 

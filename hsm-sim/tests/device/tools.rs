@@ -6,9 +6,10 @@ use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
-use cryptoki_sys::{CK_INTERFACE, CK_VERSION, CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_FAILED, CKR_OK};
+use cryptoki_sys::{CKF_INTERFACE_FORK_SAFE, CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_FAILED, CKR_OK};
 
 use crate::home::{PIN, failure, home, locking, log_in, module};
+use crate::raw::Raw;
 
 #[test]
 fn pkcs11_tool_finds_nothing_wrong_with_it() {
@@ -26,12 +27,13 @@ fn pkcs11_tool_finds_nothing_wrong_with_it() {
         Attribute::ModulusBits(2048.into()),
         Attribute::PublicExponent(vec![1, 0, 1]),
         Attribute::Verify(true),
-        Attribute::Encrypt(true),
+        // SoftHSM refuses the tool's OAEP parameters, with or without us.
+        Attribute::Encrypt(false),
     ];
     let private = [
         Attribute::Private(true),
         Attribute::Sign(true),
-        Attribute::Decrypt(true),
+        Attribute::Decrypt(false),
     ];
     session
         .generate_key_pair(
@@ -62,13 +64,11 @@ fn pkcs11_tool_finds_nothing_wrong_with_it() {
     };
     let through = tool(&module());
     assert!(through.contains("No errors"), "{through}");
-    let direct = tool(&hsm_sim_real_module());
-    let tested = |said: &str| said.lines().filter(|line| line.contains("OK")).count();
-    assert_eq!(tested(&through), tested(&direct));
+    assert_eq!(through, tool(&softhsm()), "as without the simulator");
     assert!(home.device.violations().unwrap().is_empty());
 }
 
-fn hsm_sim_real_module() -> std::path::PathBuf {
+fn softhsm() -> std::path::PathBuf {
     [
         "/usr/lib/softhsm/libsofthsm2.so",
         "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
@@ -85,46 +85,17 @@ fn its_interfaces_are_those_of_the_real_module() {
     let Some(_home) = home("tools::its_interfaces_are_those_of_the_real_module") else {
         return;
     };
-    let library = unsafe { cryptoki_sys::Pkcs11::new(module()).unwrap() };
-    let null = std::ptr::null_mut();
-    let mut count = 0;
-    assert_eq!(
-        unsafe { library.C_GetInterfaceList(null, &raw mut count) },
-        CKR_OK
-    );
-    assert_eq!(count, 1, "SoftHSM has 2.40 alone");
-    let mut list = [CK_INTERFACE::default(); 2];
-    count = 0;
-    let rv = unsafe { library.C_GetInterfaceList(list.as_mut_ptr(), &raw mut count) };
-    assert_eq!((rv, count), (CKR_BUFFER_TOO_SMALL, 1));
-    let rv = unsafe { library.C_GetInterfaceList(list.as_mut_ptr(), &raw mut count) };
-    assert_eq!((rv, count), (CKR_OK, 1));
-    let version = |interface: &CK_INTERFACE| {
-        let version = unsafe { *interface.pFunctionList.cast::<CK_VERSION>() };
-        (version.major, version.minor)
-    };
-    assert_eq!(version(&list[0]), (2, 40));
-
-    let get = |name: Option<&std::ffi::CStr>, wanted: Option<(u8, u8)>, flags| {
-        let name = name.map_or(std::ptr::null(), |name| name.as_ptr());
-        let mut wanted = wanted.map(|(major, minor)| CK_VERSION { major, minor });
-        let wanted = wanted
-            .as_mut()
-            .map_or(null.cast(), |wanted| &raw mut *wanted);
-        let mut found = std::ptr::null_mut();
-        let name = name.cast_mut().cast();
-        let rv = unsafe { library.C_GetInterface(name, wanted, &raw mut found, flags) };
-        (rv, unsafe { found.as_ref() }.map(version))
-    };
-    assert_eq!(get(None, None, 0), (CKR_OK, Some((2, 40))));
-    assert_eq!(
-        get(Some(c"PKCS 11"), Some((2, 40)), 0),
-        (CKR_OK, Some((2, 40)))
-    );
-    let none = (CKR_FUNCTION_FAILED, None);
-    assert_eq!(get(Some(c"PKCS 11"), Some((3, 0)), 0), none);
-    assert_eq!(get(Some(c"Vendor"), None, 0), none);
-    assert_eq!(get(None, None, cryptoki_sys::CKF_INTERFACE_FORK_SAFE), none);
+    let raw = Raw::new();
+    assert_eq!(raw.count_interfaces(), 1, "SoftHSM has 2.40 alone");
+    assert_eq!(raw.interfaces(0), (CKR_BUFFER_TOO_SMALL, vec![]));
+    assert_eq!(raw.interfaces(1), (CKR_OK, vec![(2, 40)]));
+    let name = Some(c"PKCS 11");
+    assert_eq!(raw.interface(None, None, 0), Ok((2, 40)));
+    assert_eq!(raw.interface(name, Some((2, 40)), 0), Ok((2, 40)));
+    let none = Err(CKR_FUNCTION_FAILED);
+    assert_eq!(raw.interface(name, Some((3, 0)), 0), none);
+    assert_eq!(raw.interface(Some(c"Vendor"), None, 0), none);
+    assert_eq!(raw.interface(None, None, CKF_INTERFACE_FORK_SAFE), none);
 }
 
 /// Runs a program that initialises the module, and gives what it said.
