@@ -13,7 +13,6 @@ use rustls::server::NoServerSessionStorage;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
-use time::OffsetDateTime;
 
 use crate::bundle::TrustBundle;
 use crate::certificate::{CertificateFacts, Credentials};
@@ -22,6 +21,7 @@ use crate::profile::Profile;
 use crate::resumption::{
     MOST_TICKETS, Peer, Sessions, SessionsTo, TICKETS, TICKETS_AGAIN, Tickets,
 };
+use crate::revocation::{Revocation, instant};
 use crate::signing::{OwnCertificate, usable_schemes};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::verify::{ClientVerifier, Naming, Role, ServerVerifier, Verifier};
@@ -40,6 +40,8 @@ pub struct EpochConfig {
     pub bundle: Arc<TrustBundle>,
     /// Accepted trust domains; the first is our own.
     pub trust_domains: Vec<TrustDomain>,
+    /// Which certificates were taken back; nothing asks when none.
+    pub revocation: Option<Arc<Revocation>>,
     /// What is offered in handshakes.
     pub profile: &'static Profile,
     /// For how long sessions may be resumed, at most [`Epoch::LONGEST_SESSION`]; never when none.
@@ -116,11 +118,12 @@ impl Epoch {
     /// # Errors
     /// See [`EpochError`]; the epoch in force stays good.
     pub fn new(config: EpochConfig) -> Result<Self, EpochError> {
-        let verifier = Arc::new(Verifier::new(
+        let verifier = Verifier::new(
             config.bundle.clone(),
             config.trust_domains.clone(),
             config.profile,
-        ));
+        );
+        let verifier = Arc::new(verifier.with_revocation(config.revocation.clone()));
         check_own(&config, &verifier)?;
         let allowed = config.profile.signature_schemes();
         let key = config.credentials.key();
@@ -161,10 +164,27 @@ impl Epoch {
         self.config.profile
     }
 
-    /// Whether the own certificate is within its validity now.
-    pub fn is_valid(&self) -> bool {
+    /// The revocation lists, where they are asked.
+    pub fn revocation(&self) -> Option<&Revocation> {
+        self.config.revocation.as_deref()
+    }
+
+    /// What has come over the own certificate since the epoch was made: every peer would refuse it
+    /// now. It has ended, or the list that says that it is good has.
+    pub fn problem(&self) -> Option<PeerError> {
         let facts = self.config.credentials.facts();
-        now(&self.config).is_some_and(|now| facts.not_before <= now && now < facts.not_after)
+        let time = self.now();
+        let now = instant(time);
+        if now < facts.not_before {
+            let not_before = facts.not_before;
+            return Some(PeerError::NotYetValid { not_before, now });
+        }
+        if now >= facts.not_after {
+            let not_after = facts.not_after;
+            return Some(PeerError::Expired { not_after, now });
+        }
+        self.revocation()?
+            .stale(self.config.credentials.chain().iter(), time)
     }
 
     /// The TLS configuration of the accepting side.
@@ -212,10 +232,13 @@ impl Epoch {
         peer: Role,
     ) -> Result<CertificateFacts, PeerError> {
         let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
-        // Without a clock it is 1970, and nothing is valid yet.
+        self.verifier.verify(leaf, intermediates, peer, self.now())
+    }
+
+    /// Without a clock it is 1970, and nothing is valid yet.
+    fn now(&self) -> UnixTime {
         let now = self.config.time.current_time();
-        let now = now.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO));
-        self.verifier.verify(leaf, intermediates, peer, now)
+        now.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO))
     }
 
     #[cfg(test)]
@@ -309,11 +332,6 @@ fn client_config(
     });
     client.enable_sni = false;
     Ok(client)
-}
-
-fn now(config: &EpochConfig) -> Option<OffsetDateTime> {
-    let seconds = config.time.current_time().as_ref().map(UnixTime::as_secs)?;
-    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, RsaKeySize, SanType, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationList,
+    CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, RsaKeySize, SanType, SerialNumber,
+    SignatureAlgorithm,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{aws_lc_rs, verify_tls13_signature};
@@ -26,6 +28,7 @@ use rustls::{
 use sealwire_keys::{Custody, KeyConfig, MemoryConfig, PrivateKey, PublicKey, Scheme, SignError};
 use time::OffsetDateTime;
 use time::macros::datetime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::bundle::TrustBundle;
 use crate::certificate::Credentials;
@@ -205,6 +208,30 @@ impl Ca {
         Arc::new(TrustBundle::from_pem(self.pem.as_bytes()).unwrap())
     }
 
+    /// A revocation list of this CA, of 11:00 on the day.
+    pub(crate) fn crl(&self, list: &List<'_>) -> CertificateRevocationList {
+        let revoked = |certificate: &CertificateDer<'_>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(
+                X509Certificate::from_der(certificate)
+                    .unwrap()
+                    .1
+                    .raw_serial(),
+            ),
+            revocation_time: datetime!(2026-11-24 10:00 UTC),
+            reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: datetime!(2026-11-24 11:00 UTC),
+            next_update: list.next_update,
+            crl_number: SerialNumber::from(list.number),
+            issuing_distribution_point: None,
+            revoked_certs: list.revoked.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap()
+    }
+
     pub(crate) fn issue(&self, leaf: Leaf, key: &KeyPair) -> CertificateDer<'static> {
         leaf.params()
             .signed_by(key, &self.issuer)
@@ -214,12 +241,29 @@ impl Ca {
     }
 }
 
+/// A revocation list that is to be issued.
+pub(crate) struct List<'a> {
+    pub(crate) number: u64,
+    pub(crate) next_update: OffsetDateTime,
+    pub(crate) revoked: &'a [CertificateDer<'static>],
+}
+
+impl Default for List<'_> {
+    fn default() -> Self {
+        Self {
+            number: 1,
+            next_update: datetime!(2026-11-25 11:00 UTC),
+            revoked: &[],
+        }
+    }
+}
+
 fn ca_params(name: &str, uris: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names = uris.iter().map(|uri| uri_name(uri)).collect();
     params.not_before = datetime!(2020-01-01 00:00 UTC);
     params.not_after = datetime!(2040-01-01 00:00 UTC);
@@ -273,6 +317,7 @@ impl Leaf {
         params.not_before = self.not_before;
         params.not_after = self.not_after;
         params.custom_extensions = self.extensions;
+        params.use_authority_key_identifier_extension = true;
         params
     }
 }
@@ -287,6 +332,7 @@ pub(crate) fn config(ca: &Ca, leaf: Leaf, kind: Kind, profile: &str) -> EpochCon
         bundle: ca.bundle(),
         trust_domains: vec!["m.example".parse().unwrap()],
         profile: Profile::by_name(profile).unwrap(),
+        revocation: None,
         resumption: None,
         time: Arc::new(At(NOW)),
     }

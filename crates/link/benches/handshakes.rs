@@ -61,7 +61,10 @@ fn main() {
     for (name, lifetime) in [("full", None), ("resumed", Some(Duration::from_secs(3600)))] {
         let epoch = epoch(&rcgen::PKCS_ECDSA_P256_SHA256, lifetime);
         let (rate, resumed) = runtime.block_on(links(&Arc::new(epoch)));
-        println!("  {name:<8} {rate:>6.0} ({resumed} of {LINKS} resumed)");
+        println!(
+            "  {name:<8} {rate:>6.0} ({resumed} of {} resumed)",
+            LINKS / AT_ONCE * AT_ONCE
+        );
     }
 }
 
@@ -189,6 +192,7 @@ fn epoch(ca_algorithm: &'static SignatureAlgorithm, resumption: Option<Duration>
         bundle: Arc::new(TrustBundle::from_pem(root.pem().as_bytes()).unwrap()),
         trust_domains: vec!["bench".parse().unwrap()],
         profile: Profile::by_name("default").unwrap(),
+        revocation: None,
         resumption,
         time: Arc::new(DefaultTimeProvider),
     })
