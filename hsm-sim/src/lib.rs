@@ -7,9 +7,11 @@
 //! [`Store::softhsm_conf`]; the program `hsm-sim` does that for itself.
 
 mod certificates;
+mod crl;
 mod store;
 mod tokens;
 
 pub use certificates::{Certified, Issue, Subject};
+pub use crl::IssuedCrl;
 pub use store::{Error, Initialised, Store};
 pub use tokens::{KeyAlgorithm, MadeKey, NewKey, ShownObject, ShownToken};

@@ -13,6 +13,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
+use time::OffsetDateTime;
 
 use crate::bundle::TrustBundle;
 use crate::certificate::{CertificateFacts, Credentials};
@@ -21,7 +22,7 @@ use crate::profile::Profile;
 use crate::resumption::{
     MOST_TICKETS, Peer, Sessions, SessionsTo, TICKETS, TICKETS_AGAIN, Tickets,
 };
-use crate::revocation::{Revocation, instant};
+use crate::revocation::{CrlFacts, Revocation, instant};
 use crate::signing::{OwnCertificate, usable_schemes};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::verify::{ClientVerifier, Naming, Role, ServerVerifier, Verifier};
@@ -60,6 +61,8 @@ pub struct Epoch {
     /// One for each naming, so that what is the same for many links is made once.
     clients: Mutex<Clients>,
     sessions: Option<Arc<Sessions>>,
+    /// The list that the own certificate is first to wait for a successor of, and until when.
+    due: Option<(CrlFacts, OffsetDateTime)>,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +142,12 @@ impl Epoch {
         let sessions = config
             .resumption
             .map(|lifetime| Sessions::new(lifetime, config.time.clone()));
+        let due = config.revocation.as_ref().and_then(|revocation| {
+            let list = revocation.first_due(config.credentials.chain().iter())?;
+            Some((list.clone(), revocation.ends(list)))
+        });
         Ok(Self {
+            due,
             config,
             verifier,
             own,
@@ -173,8 +181,7 @@ impl Epoch {
     /// now. It has ended, or the list that says that it is good has.
     pub fn problem(&self) -> Option<PeerError> {
         let facts = self.config.credentials.facts();
-        let time = self.now();
-        let now = instant(time);
+        let now = instant(self.now());
         if now < facts.not_before {
             let not_before = facts.not_before;
             return Some(PeerError::NotYetValid { not_before, now });
@@ -183,8 +190,12 @@ impl Epoch {
             let not_after = facts.not_after;
             return Some(PeerError::Expired { not_after, now });
         }
-        self.revocation()?
-            .stale(self.config.credentials.chain().iter(), time)
+        let (list, end) = self.due.as_ref()?;
+        (now >= *end).then(|| PeerError::CrlStale {
+            issuer: list.issuer.clone(),
+            next_update: list.next_update,
+            now,
+        })
     }
 
     /// The TLS configuration of the accepting side.

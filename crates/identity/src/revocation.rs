@@ -35,6 +35,8 @@ pub enum RevocationDepth {
 /// The revocation lists in force.
 #[derive(Debug)]
 pub struct Revocation {
+    made_of: Vec<Arc<Crl>>,
+    /// The newest of each scope.
     lists: Vec<Arc<Crl>>,
     depth: RevocationDepth,
     grace: Duration,
@@ -43,16 +45,18 @@ pub struct Revocation {
 impl Revocation {
     /// Takes the lists up, of those that speak for the same the newest alone. A list counts until
     /// its nextUpdate and for `grace` longer.
-    pub fn new(mut lists: Vec<Arc<Crl>>, depth: RevocationDepth, grace: Duration) -> Self {
-        lists.sort_by(|a, b| b.order(a));
-        let mut newest: Vec<Arc<Crl>> = Vec::new();
-        for list in lists {
-            if newest.iter().all(|other| other.scope != list.scope) {
-                newest.push(list);
+    pub fn new(made_of: Vec<Arc<Crl>>, depth: RevocationDepth, grace: Duration) -> Self {
+        let mut sorted = made_of.clone();
+        sorted.sort_by(|a, b| b.order(a));
+        let mut lists: Vec<Arc<Crl>> = Vec::new();
+        for list in sorted {
+            if lists.iter().all(|newer| newer.scope != list.scope) {
+                lists.push(list);
             }
         }
         Self {
-            lists: newest,
+            made_of,
+            lists,
             depth,
             grace,
         }
@@ -61,6 +65,16 @@ impl Revocation {
     /// What the lists in force say about themselves.
     pub fn facts(&self) -> impl Iterator<Item = &CrlFacts> {
         self.lists.iter().map(|list| list.facts())
+    }
+
+    /// Whether it was made of these lists.
+    pub fn is_of(&self, lists: &[Arc<Crl>]) -> bool {
+        self.made_of.len() == lists.len()
+            && self
+                .made_of
+                .iter()
+                .zip(lists)
+                .all(|(ours, other)| Arc::ptr_eq(ours, other))
     }
 
     /// When a list stops to count.
