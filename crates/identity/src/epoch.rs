@@ -246,6 +246,13 @@ impl Epoch {
         self.verifier.verify(leaf, intermediates, peer, self.now())
     }
 
+    /// Whether a revocation list names a certificate of a chain: a look that costs little, and
+    /// decides nothing but whom to verify first.
+    pub fn is_listed(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let revocation = self.revocation();
+        revocation.is_some_and(|revocation| revocation.entry(chain.iter()).is_some())
+    }
+
     /// Without a clock it is 1970, and nothing is valid yet.
     fn now(&self) -> UnixTime {
         let now = self.config.time.current_time();

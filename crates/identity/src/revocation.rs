@@ -125,27 +125,22 @@ impl Revocation {
         })
     }
 
-    /// Which of a chain's certificates was revoked.
-    pub(crate) fn revoked<'a>(
+    /// Which of a chain's certificates was revoked, by what the lists say.
+    pub(crate) fn entry<'a>(
         &self,
         chain: impl Iterator<Item = &'a CertificateDer<'a>>,
-    ) -> PeerError {
-        let found = presented(chain).find_map(|one| {
+    ) -> Option<PeerError> {
+        presented(chain).find_map(|one| {
             let mut lists = self.lists.iter().filter(|list| one.is_judged_by(list));
             lists.find_map(|list| {
                 let entry = list.list.find_serial(&one.serial).ok()??;
                 Some(PeerError::Revoked {
-                    serial: one
-                        .serial
-                        .iter()
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect(),
+                    serial: hex(&one.serial),
                     issuer: list.facts().issuer.clone(),
                     at: instant(entry.revocation_date),
                 })
             })
-        });
-        found.unwrap_or_else(|| PeerError::Chain("a certificate of it was revoked".to_owned()))
+        })
     }
 }
 
@@ -220,6 +215,10 @@ fn presented<'a>(
             authority: authority_key(certificate.extensions()),
         })
     })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(crate) fn instant(time: UnixTime) -> OffsetDateTime {

@@ -323,10 +323,8 @@ impl Chain<'_> {
 
     fn revoked(&self) -> PeerError {
         let revocation = self.verifier.revocation.as_ref();
-        revocation.map_or_else(
-            || self.unknown(),
-            |revocation| revocation.revoked(self.presented()),
-        )
+        let entry = revocation.and_then(|revocation| revocation.entry(self.presented()));
+        entry.unwrap_or_else(|| PeerError::Chain("a certificate of it was revoked".to_owned()))
     }
 
     fn unknown(&self) -> PeerError {

@@ -147,8 +147,10 @@ impl Registry {
     pub fn judge_by(&self, epoch: &Arc<Epoch>) -> usize {
         let mut live = self.lock();
         live.epoch = Some(epoch.clone());
-        let peers: Vec<_> = live.peers.keys().cloned().collect();
+        let mut peers: Vec<_> = live.peers.keys().cloned().collect();
         drop(live);
+        // Whoever was revoked goes first, however many others there are.
+        peers.sort_by_cached_key(|peer| !epoch.is_listed(&peer.chain));
         let refused = peers.into_iter().filter_map(|peer| {
             let error = epoch.verify(&peer.chain, peer.role).err()?;
             let reason = CloseReason::of(&error)?;
