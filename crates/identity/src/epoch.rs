@@ -246,6 +246,14 @@ impl Epoch {
         self.verifier.verify(leaf, intermediates, peer, self.now())
     }
 
+    /// Forgets its sessions, since another epoch is in force. Links that were made under it go on,
+    /// and hold it for as long.
+    pub fn retire(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.end();
+        }
+    }
+
     /// Whether a revocation list names a certificate of a chain: a look that costs little, and
     /// decides nothing but whom to verify first.
     pub fn is_listed(&self, chain: &[CertificateDer<'_>]) -> bool {
