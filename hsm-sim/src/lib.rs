@@ -10,6 +10,7 @@
 //! program `hsm-sim` does that for itself.
 
 mod certificates;
+mod crl;
 mod device;
 mod module;
 mod pkcs11;
@@ -17,6 +18,7 @@ mod store;
 mod tokens;
 
 pub use certificates::{Certified, Issue, Subject};
+pub use crl::IssuedCrl;
 pub use device::log::{Operation, Violation};
 pub use device::profile::Profile;
 pub use device::script::{Action, Script, Step};

@@ -1,5 +1,5 @@
-//! The trust keeper: one thread that opens the key, loads certificate and bundle, and puts a new
-//! snapshot in force whenever a file has changed. It alone waits for disks and devices here; the
+//! The trust keeper: one thread that opens the key, loads certificate, bundle and revocation lists,
+//! and puts a new snapshot in force whenever a file has changed. It alone waits for disks and devices here; the
 //! last good snapshot stays in force until a better one has been checked.
 //!
 //! Files are compared by content, once a second: that sees what Kubernetes does with symbolic
@@ -13,7 +13,10 @@ use std::{fs, io, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
-use sealwire_identity::{CertificateFacts, Epoch, EpochConfig, FilesIssuer, Issued, Issuer};
+use sealwire_identity::{
+    CertificateFacts, Epoch, EpochConfig, EpochError, FilesIssuer, Issued, Issuer, PeerError,
+    Revocation,
+};
 use sealwire_keys::{KeyHealth, PrivateKey, SignError};
 use sealwire_link::{CloseReason, LiveLink, Registry};
 use time::OffsetDateTime;
@@ -21,6 +24,7 @@ use time::OffsetDateTime;
 use crate::config::{Config, Settings};
 use crate::logging::LogLevel;
 use crate::metered::Metered;
+use crate::revocation::RevocationLists;
 use crate::state::{Condition, InForce, Need, State};
 
 /// How often files are compared, and the key is tried while there is none.
@@ -45,6 +49,8 @@ pub struct KeeperConfig {
     pub registry: Arc<Registry>,
     /// Where to change the log level.
     pub log_level: LogLevel,
+    /// Where to fetch revocation lists.
+    pub runtime: tokio::runtime::Handle,
 }
 
 impl Keeper {
@@ -63,6 +69,7 @@ impl Keeper {
             registry: config.registry,
             log_level: config.log_level,
             key: None,
+            lists: RevocationLists::new(config.runtime),
             loaded: None,
             number: 0,
         };
@@ -83,6 +90,7 @@ struct Work {
     registry: Arc<Registry>,
     log_level: LogLevel,
     key: Option<Arc<dyn PrivateKey>>,
+    lists: RevocationLists,
     loaded: Option<Loaded>,
     /// Of the epoch in force.
     number: u64,
@@ -91,6 +99,7 @@ struct Work {
 /// What the epoch in force was made from.
 struct Loaded {
     issued: Issued,
+    revocation: Option<Arc<Revocation>>,
     settings: Arc<Settings>,
 }
 
@@ -228,35 +237,20 @@ impl Work {
     }
 
     fn load_certificate(&mut self) {
-        let Some(key) = &self.key else { return };
-        let identity = &self.settings.config.identity;
-        let issuer = FilesIssuer {
-            certificate: identity.certificate.clone(),
-            bundle: identity.bundle.clone(),
-        };
-        let result = issuer
-            .obtain(key)
-            .map_err(|error| error.to_string())
-            .and_then(|issued| {
-                if self
-                    .loaded
-                    .as_ref()
-                    .is_some_and(|loaded| loaded.is_same(&issued, &self.settings))
-                {
-                    return Ok(None);
-                }
-                self.epoch(&issued).map(|epoch| Some((issued, epoch)))
-            });
-        match result {
+        let Some(key) = self.key.clone() else { return };
+        let made = self.obtain(&key);
+        self.state.note("crl", self.lists.to_mend());
+        match made {
             Ok(None) => {
                 self.state.note("certificate", None);
                 self.warn_of_the_end();
             }
-            Ok(Some((issued, epoch))) => self.put_in_force(issued, epoch),
-            Err(problem) if self.loaded.is_none() => {
+            Ok(Some((loaded, epoch))) => self.put_in_force(loaded, epoch),
+            Err(Refused::Revoked(problem)) => self.stop(problem),
+            Err(Refused::Other(problem)) if self.loaded.is_none() => {
                 self.state.set(Need::Certificate, Condition::Unmet(problem))
             }
-            Err(problem) => {
+            Err(Refused::Other(problem)) => {
                 self.state.note(
                     "certificate",
                     Some(format!("{problem} (the last good one stays in force)")),
@@ -265,20 +259,47 @@ impl Work {
         }
     }
 
-    fn epoch(&self, issued: &Issued) -> Result<Epoch, String> {
-        Epoch::new(EpochConfig {
+    /// Certificate, bundle and revocation lists as they are now, with an epoch made of them; none
+    /// when they are what is in force.
+    fn obtain(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Option<(Loaded, Epoch)>, Refused> {
+        let identity = &self.settings.config.identity;
+        let issuer = FilesIssuer {
+            certificate: identity.certificate.clone(),
+            bundle: identity.bundle.clone(),
+        };
+        let issued = issuer
+            .obtain(key)
+            .map_err(|error| Refused::Other(error.to_string()))?;
+        let revocation = self.lists.look(&self.settings, &issued.bundle);
+        let now = Loaded {
+            revocation: revocation.map_err(Refused::Other)?,
+            settings: self.settings.clone(),
+            issued,
+        };
+        if self.loaded.as_ref().is_some_and(|before| before.is(&now)) {
+            return Ok(None);
+        }
+        let epoch = Epoch::new(EpochConfig {
             number: self.number + 1,
-            credentials: issued.credentials.clone(),
-            bundle: issued.bundle.clone(),
+            credentials: now.issued.credentials.clone(),
+            bundle: now.issued.bundle.clone(),
             trust_domains: self.settings.trust_domains.clone(),
             profile: self.settings.profile,
+            revocation: now.revocation.clone(),
             resumption: self.settings.resumption,
             time: Arc::new(DefaultTimeProvider),
-        })
-        .map_err(|error| error.to_string())
+        })?;
+        Ok(Some((now, epoch)))
     }
 
-    fn put_in_force(&mut self, issued: Issued, epoch: Epoch) {
+    /// The own certificate was revoked: the last good state is none any more. Whoever revoked it
+    /// may have revoked others as well, so no link can be trusted to stay.
+    fn stop(&self, problem: String) {
+        self.state.set(Need::Certificate, Condition::Unmet(problem));
+        self.registry.close(CloseReason::Revocation, |_, _| true);
+    }
+
+    fn put_in_force(&mut self, loaded: Loaded, epoch: Epoch) {
         self.number = epoch.number();
         let facts = epoch.credentials().facts();
         tracing::info!(
@@ -288,10 +309,7 @@ impl Work {
             not_after = %facts.not_after,
             "trust epoch in force"
         );
-        self.loaded = Some(Loaded {
-            issued,
-            settings: self.settings.clone(),
-        });
+        self.loaded = Some(loaded);
         let epoch = Arc::new(epoch);
         self.state.publish(InForce {
             settings: self.settings.clone(),
@@ -337,11 +355,31 @@ impl Work {
 }
 
 impl Loaded {
-    fn is_same(&self, issued: &Issued, settings: &Arc<Settings>) -> bool {
-        self.issued.credentials.chain() == issued.credentials.chain()
-            && Arc::ptr_eq(self.issued.credentials.key(), issued.credentials.key())
-            && self.issued.bundle_pem == issued.bundle_pem
-            && Arc::ptr_eq(&self.settings, settings)
+    fn is(&self, now: &Self) -> bool {
+        let lists =
+            [&self.revocation, &now.revocation].map(|lists| lists.as_ref().map(Arc::as_ptr));
+        self.issued.credentials.chain() == now.issued.credentials.chain()
+            && Arc::ptr_eq(self.issued.credentials.key(), now.issued.credentials.key())
+            && self.issued.bundle_pem == now.issued.bundle_pem
+            && lists[0] == lists[1]
+            && Arc::ptr_eq(&self.settings, &now.settings)
+    }
+}
+
+/// Why nothing new is put in force.
+enum Refused {
+    /// The own certificate was revoked.
+    Revoked(String),
+    /// Anything else; what is in force stays good.
+    Other(String),
+}
+
+impl From<EpochError> for Refused {
+    fn from(error: EpochError) -> Self {
+        match error {
+            EpochError::Own(PeerError::Revoked { .. }) => Self::Revoked(error.to_string()),
+            other => Self::Other(other.to_string()),
+        }
     }
 }
 

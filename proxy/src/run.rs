@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::capture::prove::ProofDesk;
-use crate::config::{Config, KeySection, Settings};
+use crate::config::{Config, CrlSource, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
 use crate::descriptors::raise_limit;
 use crate::inbound::Inbound;
@@ -88,6 +88,14 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
     read.extend(path.parent().map(Path::to_owned));
     read.extend(config.identity.certificate.parent().map(Path::to_owned));
     read.extend(config.identity.bundle.parent().map(Path::to_owned));
+    if let Some(revocation) = &settings.revocation {
+        let files = revocation.sources.iter().filter_map(|source| match source {
+            CrlSource::File(path) => Some(path),
+            CrlSource::Url(_) => None,
+        });
+        let directories = files.chain(&revocation.ca).filter_map(|path| path.parent());
+        read.extend(directories.map(Path::to_owned));
+    }
     match (&config.key, &settings.key) {
         (KeySection::Pkcs11(section), sealwire_keys::KeyConfig::Pkcs11(key)) => {
             read.push(section.module.clone());
@@ -147,6 +155,7 @@ impl Proxy {
             state: state.clone(),
             registry: registry.clone(),
             log_level: self.log_level.clone(),
+            runtime: tokio::runtime::Handle::current(),
         })?;
 
         let first = tokio::select! {
