@@ -28,6 +28,8 @@ pub struct Programs {
     pub proxy: PathBuf,
     /// `hsm-sim`.
     pub hsm_sim: PathBuf,
+    /// The PKCS#11 module that behaves like a device, `libhsm_sim.so`, where it is built.
+    pub device: Option<PathBuf>,
 }
 
 /// A mesh.
@@ -49,6 +51,11 @@ pub struct Sealing {
     pub addresses: Option<Vec<String>>,
     /// `hsm-sim key --algorithm`.
     pub algorithm: String,
+    /// The kind of device that the key is behind (`hsm-sim ctl profile`); the token itself when
+    /// none.
+    pub device: Option<String>,
+    /// Further settings of `key.pkcs11`, as lines of YAML.
+    pub key: String,
     /// The sections `mesh`, `inbound`, `exceptions` and what else differs, as YAML.
     pub sections: String,
 }
@@ -89,6 +96,7 @@ impl Programs {
         Ok(Self {
             proxy: directory.join("sealwire-proxy"),
             hsm_sim: directory.join("hsm-sim"),
+            device: Some(directory.join("libhsm_sim.so")).filter(|module| module.exists()),
         })
     }
 }
@@ -100,6 +108,8 @@ impl Default for Sealing {
             issue: Vec::new(),
             addresses: None,
             algorithm: "p256".to_owned(),
+            device: None,
+            key: String::new(),
             sections: OPEN_MESH.to_owned(),
         }
     }
@@ -130,6 +140,9 @@ impl Mesh {
         let programs = Programs {
             proxy: copy(&programs.proxy, "sealwire-proxy")?,
             hsm_sim: copy(&programs.hsm_sim, "hsm-sim")?,
+            device: (programs.device.as_ref())
+                .map(|module| copy(module, "libhsm_sim.so"))
+                .transpose()?,
         };
         let mesh = Self {
             world,
@@ -228,6 +241,9 @@ impl Mesh {
             .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(0o777)));
         made.map_err(|source| run_error("mkdir", source))?;
         self.issue(pod, sealing)?;
+        if let Some(profile) = &sealing.device {
+            self.device(pod, &["new", "--log", "all", "--profile", profile])?;
+        }
         let bundle = [
             self.hsm_directory().join("ca.pem"),
             directory.join("bundle.pem"),
@@ -242,6 +258,22 @@ impl Mesh {
         let config = directory.join("proxy.yaml");
         self.write(&config, &self.config(pod, sealing))?;
         Ok(config)
+    }
+
+    /// Runs `hsm-sim ctl` on the device of a pod, and gives its answer.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn device(&self, pod: &Pod, arguments: &[&str]) -> Result<Value, WorldError> {
+        let device = self.device_directory(pod).display().to_string();
+        let mut ctl = vec!["ctl", "--device", &device];
+        ctl.extend(arguments);
+        self.hsm(&ctl)
+    }
+
+    /// Where the device of a pod is, if it has one.
+    pub fn device_directory(&self, pod: &Pod) -> PathBuf {
+        self.world.directory().join(pod.name()).join("device")
     }
 
     /// Issues a pod's certificate, or issues it anew.
@@ -286,10 +318,17 @@ impl Mesh {
         let directory = directory.display();
         let hsm = self.hsm_directory();
         let hsm = hsm.display();
-        let module = MODULES
+        let softhsm = MODULES
             .iter()
             .find(|path| Path::new(path).exists())
             .unwrap_or(&MODULES[0]);
+        let device = self.device_directory(pod);
+        let device = device.display();
+        let (module, simulated) = match (&sealing.device, &self.programs.device) {
+            (Some(_), Some(module)) => (module.display().to_string(), format!(", {device}")),
+            _ => ((*softhsm).to_owned(), String::new()),
+        };
+        let further = &sealing.key;
         format!(
             "identity:
   trustDomains: [{TRUST_DOMAIN}]
@@ -299,8 +338,8 @@ key:
   pkcs11:
     module: {module}
     uri: \"pkcs11:token={name};object={name}?pin-source=file:{hsm}/pins/{name}\"
-capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"] }}
-confinement: {{ read: [{hsm}], write: [{hsm}/tokens] }}
+{further}capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"] }}
+confinement: {{ read: [{hsm}{simulated}], write: [{hsm}/tokens{simulated}] }}
 log: {{ format: json, level: {} }}
 {}",
             self.log, sealing.sections
@@ -352,6 +391,7 @@ log: {{ format: json, level: {} }}
         pod.command(&self.programs.proxy)
             .user(PROXY_UID)
             .env("SOFTHSM2_CONF", self.hsm_directory().join("softhsm2.conf"))
+            .env("HSM_SIM", self.device_directory(pod))
             .args(["run", "--config"])
             .args([config])
     }
