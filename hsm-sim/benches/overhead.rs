@@ -3,13 +3,12 @@
 
 #![allow(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::print_stdout,
     reason = "a benchmark fails loudly and prints what it found"
 )]
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
-use hsm_sim::{Device, ENVIRONMENT, LogLevel, Settings, Store};
+use hsm_sim::{Device, ENVIRONMENT, LogLevel, Settings, Store, find_module};
 
 /// Tokens, and the algorithms of the keys in them.
 const ALGORITHMS: [&str; 2] = ["p256", "rsa2048"];
@@ -31,7 +30,7 @@ fn main() {
     match env::var_os(ENVIRONMENT) {
         Some(directory) => {
             let device = Device::open(Path::new(&directory)).unwrap();
-            let simulated = Pkcs11::new(module()).unwrap();
+            let simulated = Pkcs11::new(find_module().unwrap()).unwrap();
             let flags = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
             simulated.initialize(flags).unwrap();
             // SoftHSM is one in a process, whoever has initialised it.
@@ -138,15 +137,4 @@ fn sign(
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
-}
-
-/// Beside the benchmark's own program or above.
-fn module() -> PathBuf {
-    let program = env::current_exe().unwrap();
-    program
-        .ancestors()
-        .skip(1)
-        .map(|directory| directory.join("libhsm_sim.so"))
-        .find(|path| path.exists())
-        .expect("libhsm_sim.so is built with the benchmark")
 }

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use hsm_sim::{Device, Operation};
 use hsm_sim::{
-    Distribution, ENVIRONMENT, Fault, Frozen, Function, Latency, LogLevel, PinLimit, Profile, Rv,
-    SessionLimits, Settings, Shown, Span,
+    Device, Distribution, ENVIRONMENT, Fault, Frozen, Function, Latency, LogLevel, Operation,
+    PinLimit, Profile, Rv, SessionLimits, Settings, Shown, Span, find_module,
 };
 use serde_json::{Value, json};
 
@@ -236,10 +235,17 @@ impl Arguments {
             };
             profile.apply(&mut settings);
             let device = Device::create(&directory, &settings)?;
-            let made = json!({ "device": device.directory(), "profile": profile.name() });
+            let module = find_module();
+            let made = json!({
+                "device": device.directory(),
+                "profile": profile.name(),
+                "module": module,
+            });
             return answer(json, &made, || {
+                let module = module.map(|path| format!("module: {}\n", path.display()));
                 let directory = device.directory().display();
-                format!("made a device\nexport {ENVIRONMENT}={directory}\n")
+                let module = module.unwrap_or_default();
+                format!("made a device\n{module}export {ENVIRONMENT}={directory}\n")
             });
         }
         let device = Device::open(&directory)?;

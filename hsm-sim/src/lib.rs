@@ -12,6 +12,7 @@
 mod certificates;
 mod crl;
 mod device;
+mod locate;
 mod module;
 mod pkcs11;
 mod store;
@@ -28,6 +29,7 @@ pub use device::settings::{
 };
 pub use device::span::Span;
 pub use device::{Counters, Device, DeviceError, ENVIRONMENT, PinTries};
+pub use locate::find_module;
 pub use pkcs11::{Function, Reach, Rv};
 pub use store::{Error, Initialised, Store};
 pub use tokens::{KeyAlgorithm, MadeKey, NewKey, ShownObject, ShownToken};

@@ -74,6 +74,7 @@ fn a_new_device_is_for_its_owner_alone_and_is_not_made_twice() {
     let place = Place::new();
     let made = place.json(&["new", "--profile", "usb-hsm-16-sessions", "--log", "all"]);
     let directory = place.directory();
+    assert!(made["module"].as_str().unwrap().ends_with("libhsm_sim.so"));
     assert_eq!(made["device"], json!(directory));
     let mode = fs::metadata(&directory).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);

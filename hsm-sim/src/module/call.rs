@@ -57,6 +57,14 @@ pub(super) struct Passage<'a> {
     pub(super) target: CK_ULONG,
 }
 
+/// A call on its way to the device.
+struct Errand<'a> {
+    live: &'a Live,
+    target: Target,
+    session: Option<&'a Session>,
+    in_force: Arc<InForce>,
+}
+
 /// How long a call is delayed, and the rules that say so.
 struct Delay {
     end: Moment,
@@ -131,11 +139,11 @@ impl Call {
 
     /// The fault that hits a call that begins or ends the module, if one does.
     pub(super) fn fault(&self, site: &Site) -> Option<Answer> {
-        let (rv, fault) = self.make_up(&site.watch.current(&site.state).settings, site, None)?;
+        let fault = self.make_up(&site.watch.current(&site.state).settings, site, None)?;
         if let Some(after) = fault.after {
             nap(after.0);
         }
-        Some(Answer::MadeUp(rv, fault.name.unwrap_or_default()))
+        Some(fault.into())
     }
 
     /// Takes note of a misuse.
@@ -158,16 +166,13 @@ impl Call {
 
     fn operation(&self, rv: Rv) -> Operation {
         let took = self.begun.elapsed();
-        let label = self.slot.as_ref().map(|slot| slot.label());
         Operation {
             time: OffsetDateTime::now_utc() - took,
             pid: std::process::id(),
             thread: thread(),
             function: self.function,
             slot: self.slot.as_ref().map(|slot| slot.id),
-            token: label
-                .filter(|label| !label.is_empty())
-                .map(|label| label.to_string()),
+            token: self.token().map(|label| label.to_string()),
             session: self.handle,
             rv,
             micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
@@ -188,14 +193,20 @@ impl Call {
         if let Some(rv) = live.broken() {
             return made_up(rv.0, "broken");
         }
+        let mut errand = Errand {
+            live,
+            target,
+            session: None,
+            in_force,
+        };
         match target {
-            Target::Module => self.device(live, in_force, None, target, forward),
+            Target::Module => self.device(errand, forward),
             Target::Slot(id) | Target::AnySlot(id) => {
                 let slot = live.slots.get(id, live.real, &live.site.state);
                 // It may be one that nobody has met before.
-                live.take_note(&slot, &in_force);
+                live.take_note(&slot, &errand.in_force);
                 self.slot = Some(slot);
-                self.device(live, in_force, None, target, forward)
+                self.device(errand, forward)
             }
             Target::Session(handle) => {
                 let session = match live.sessions.get(handle) {
@@ -208,14 +219,15 @@ impl Call {
                     }
                 };
                 self.slot = Some(session.slot.clone());
-                expire(live, &in_force.settings, &session);
+                expire(live, &errand.in_force.settings, &session);
                 let thread = thread();
                 if !live.sessions.begin(&session, thread) {
                     self.violates(Violation::SharedSession);
                 }
-                let answer = self.device(live, in_force, Some(&session), target, forward);
-                live.sessions.end(&session, thread);
+                errand.session = Some(&session);
+                let answer = self.device(errand, forward);
                 self.clean_up(live, &session, &answer);
+                live.sessions.end(&session, thread);
                 answer
             }
         }
@@ -223,58 +235,48 @@ impl Call {
 
     /// What the device makes of it.
     fn device(
-        &mut self,
-        live: &Live,
-        in_force: Arc<InForce>,
-        session: Option<&Session>,
-        target: Target,
+        &self,
+        mut errand: Errand<'_>,
         forward: &mut dyn FnMut(&Passage<'_>) -> Answer,
     ) -> Answer {
-        let label = self.slot.as_ref().map(|slot| slot.label());
-        let token = label.as_deref().filter(|label| !label.is_empty());
-        let mut in_force = in_force;
-        if let Some(answer) = self.wait(live, &mut in_force, session, target, None) {
+        if let Some(answer) = self.wait(&mut errand, None) {
             return answer;
         }
-        let made_up = self.make_up(&in_force.settings, &live.site, token);
-        let settings = &in_force.settings;
-        let end = match &made_up {
+        let site = &errand.live.site;
+        let settings = &errand.in_force.settings;
+        let token = self.token();
+        let fault = self.make_up(settings, site, token.as_deref());
+        let end = match &fault {
             _ if self.length_query => None,
-            Some((_, fault)) => fault.after.map(|after| Moment::now().after(after.0)),
-            None => latency::book(settings, &live.site.state, self.function, token),
+            Some(fault) => fault.after.map(|after| Moment::now().after(after.0)),
+            None => latency::book(settings, &site.state, self.function, token.as_deref()),
         };
         if let Some(end) = end {
-            let delay = Delay {
-                end,
-                rules: self.delaying(settings, token),
-            };
-            if let Some(answer) = self.wait(live, &mut in_force, session, target, Some(delay)) {
+            let rules = self.delaying(settings, token.as_deref());
+            if let Some(answer) = self.wait(&mut errand, Some(Delay { end, rules })) {
                 return answer;
             }
         }
-        let slot = self.slot.clone();
-        let _gate = slot
-            .as_ref()
-            .map(|slot| slot.gate.read().unwrap_or_else(PoisonError::into_inner));
-        let held = session.map(Session::lock);
-        let target = match (target, held.as_deref()) {
+        if let Some(fault) = fault {
+            return fault.into();
+        }
+        let slot = self.slot.as_ref();
+        let _gate = slot.map(|slot| slot.gate.read().unwrap_or_else(PoisonError::into_inner));
+        let held = errand.session.map(Session::lock);
+        let target = match (errand.target, held.as_deref()) {
             (_, Some(Held::Open(real))) => *real,
             (_, Some(Held::Lost(_))) => {
-                return self::made_up(CKR_SESSION_HANDLE_INVALID, "session lost");
+                return made_up(CKR_SESSION_HANDLE_INVALID, "session lost");
             }
             (Target::Slot(id) | Target::AnySlot(id), None) => id,
             (Target::Module | Target::Session(_), None) => 0,
         };
-        if let Some((rv, fault)) = made_up {
-            return Answer::MadeUp(rv, fault.name.unwrap_or_default());
-        }
-        let passage = Passage {
-            live,
-            in_force: &in_force,
-            slot: slot.as_ref(),
+        forward(&Passage {
+            live: errand.live,
+            in_force: &errand.in_force,
+            slot,
             target,
-        };
-        forward(&passage)
+        })
     }
 
     /// Leaves a session as the answer says it is, where the real module does not know it.
@@ -282,44 +284,40 @@ impl Call {
         if !matches!(answer, Answer::MadeUp(..)) {
             return;
         }
-        if abandon::has_operation(self.function)
-            && let Held::Open(real) = *session.lock()
-        {
-            abandon::end_operation(live.real, self.function, real);
+        if abandon::has_operation(self.function) {
+            let gate = session.slot.gate.read();
+            let _gate = gate.unwrap_or_else(PoisonError::into_inner);
+            if let Held::Open(real) = *session.lock() {
+                abandon::end_operation(live.real, self.function, real);
+            }
         }
         if self.function == Function::C_CloseSession && !session.is_open() {
             live.sessions.remove(session.handle);
         }
     }
 
-    /// Waits while the device hangs, or until an end; some answer when there is nothing to wait
-    /// for any more.
-    fn wait(
-        &self,
-        live: &Live,
-        in_force: &mut Arc<InForce>,
-        session: Option<&Session>,
-        target: Target,
-        delay: Option<Delay>,
-    ) -> Option<Answer> {
+    /// Waits while the device hangs, and as long as a delay says; some answer when there is nothing
+    /// to wait for any more.
+    fn wait(&self, errand: &mut Errand<'_>, delay: Option<Delay>) -> Option<Answer> {
         loop {
-            if let Some(answer) = self.unreachable(live, session, target) {
+            if let Some(answer) = self.unreachable(errand) {
                 return Some(answer);
             }
-            let label = self.slot.as_ref().map(|slot| slot.label());
-            let token = label.as_deref().filter(|label| !label.is_empty());
-            let frozen = !self.length_query && in_force.settings.is_frozen(self.function, token);
+            let settings = &errand.in_force.settings;
+            let token = self.token();
+            let token = token.as_deref();
+            let frozen = !self.length_query && settings.is_frozen(self.function, token);
             // Whoever changes how long a call takes does not mean to wait for those under way.
             let left = delay
                 .as_ref()
-                .filter(|delay| delay.rules == self.delaying(&in_force.settings, token))
+                .filter(|delay| delay.rules == self.delaying(settings, token))
                 .map_or(Duration::ZERO, |delay| Moment::now().until(delay.end));
             match (frozen, left.is_zero()) {
                 (true, _) => nap(LOOK_EVERY),
                 (false, false) => nap(left.min(LOOK_EVERY)),
                 (false, true) => return None,
             }
-            *in_force = live.settings();
+            errand.in_force = errand.live.settings();
         }
     }
 
@@ -340,56 +338,55 @@ impl Call {
     }
 
     /// The answer when the device cannot be reached by this call.
-    fn unreachable(
-        &self,
-        live: &Live,
-        session: Option<&Session>,
-        target: Target,
-    ) -> Option<Answer> {
-        if live.is_ending() {
+    fn unreachable(&self, errand: &Errand<'_>) -> Option<Answer> {
+        if errand.live.is_ending() {
             return Some(Answer::Real(CKR_CRYPTOKI_NOT_INITIALIZED));
         }
-        if let Some(rv) = live.broken() {
+        if let Some(rv) = errand.live.broken() {
             return Some(made_up(rv.0, "broken"));
         }
         let slot = self.slot.as_ref()?;
-        match (slot.is_present(), target) {
-            (false, Target::Session(_)) => Some(made_up(CKR_DEVICE_REMOVED, "removed")),
-            (false, Target::Slot(_)) => Some(made_up(CKR_TOKEN_NOT_PRESENT, "removed")),
-            _ => {
-                if let Some(rv) = session.and_then(Session::lost) {
-                    return Some(made_up(rv.0, "session lost"));
-                }
-                let needs_login =
-                    self.function.reach() == Reach::Key || NEED_LOGIN.contains(&self.function);
-                (needs_login && slot.login_lost.load(Acquire))
-                    .then(|| made_up(CKR_USER_NOT_LOGGED_IN, "login lost"))
-            }
+        match (slot.is_present(), errand.target) {
+            (false, Target::Session(_)) => return Some(made_up(CKR_DEVICE_REMOVED, "removed")),
+            (false, Target::Slot(_)) => return Some(made_up(CKR_TOKEN_NOT_PRESENT, "removed")),
+            _ => {}
         }
+        if let Some(rv) = errand.session.and_then(Session::lost) {
+            return Some(made_up(rv.0, "session lost"));
+        }
+        let needs_login =
+            self.function.reach() == Reach::Key || NEED_LOGIN.contains(&self.function);
+        (needs_login && slot.login_lost.load(Acquire))
+            .then(|| made_up(CKR_USER_NOT_LOGGED_IN, "login lost"))
     }
 
     /// The fault that hits the call, if one does.
-    fn make_up(
-        &self,
-        settings: &Settings,
-        site: &Site,
-        token: Option<&str>,
-    ) -> Option<(Rv, Fault)> {
+    fn make_up(&self, settings: &Settings, site: &Site, token: Option<&str>) -> Option<Fault> {
         if self.length_query {
             return None;
         }
         let hits = |fault: &&Fault| {
             let rule = || fault.name.as_deref().and_then(|name| site.state.rule(name));
+            let taken = |calls| rule().is_some_and(|rule| rule.take_call(calls));
             fault.matches(self.function, token)
                 && fault
                     .probability
                     .is_none_or(|share| fastrand::f64() < share)
-                && fault
-                    .next
-                    .is_none_or(|calls| rule().is_some_and(|rule| rule.take_call(calls)))
+                && fault.next.is_none_or(taken)
         };
-        let fault = settings.faults.iter().find(hits)?;
-        Some((fault.rv, fault.clone()))
+        settings.faults.iter().find(hits).cloned()
+    }
+
+    /// The label of the token that the call is for.
+    fn token(&self) -> Option<Arc<str>> {
+        let label = self.slot.as_ref()?.label();
+        Some(label).filter(|label| !label.is_empty())
+    }
+}
+
+impl From<Fault> for Answer {
+    fn from(fault: Fault) -> Self {
+        Self::MadeUp(fault.rv, fault.name.unwrap_or_default())
     }
 }
 

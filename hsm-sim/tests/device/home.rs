@@ -90,15 +90,8 @@ pub(crate) fn command(directory: &Path, program: &Path) -> Command {
     command
 }
 
-/// The module, beside the tests' own program or above.
 pub(crate) fn module() -> PathBuf {
-    let program = env::current_exe().unwrap();
-    program
-        .ancestors()
-        .skip(1)
-        .map(|directory| directory.join("libhsm_sim.so"))
-        .find(|path| path.exists())
-        .expect("libhsm_sim.so is built with the tests")
+    hsm_sim::find_module().expect("libhsm_sim.so is built with the tests")
 }
 
 /// Loads and initialises the module.
