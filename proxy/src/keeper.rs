@@ -241,40 +241,65 @@ impl Work {
         let made = self.obtain(&key);
         self.state.note("crl", self.lists.to_mend());
         match made {
-            Ok(None) => {
-                self.state.note("certificate", None);
-                self.warn_of_the_end();
+            Ok(Obtained { new, problem }) => {
+                match new {
+                    Some((loaded, epoch)) => self.put_in_force(loaded, epoch),
+                    None => self.warn_of_the_end(),
+                }
+                self.state.note("certificate", problem);
             }
-            Ok(Some((loaded, epoch))) => self.put_in_force(loaded, epoch),
             Err(Refused::Revoked(problem)) => self.stop(problem),
             Err(Refused::Other(problem)) if self.loaded.is_none() => {
                 self.state.set(Need::Certificate, Condition::Unmet(problem))
             }
-            Err(Refused::Other(problem)) => {
-                self.state.note(
-                    "certificate",
-                    Some(format!("{problem} (the last good one stays in force)")),
-                );
-            }
+            Err(Refused::Other(problem)) => self
+                .state
+                .note("certificate", Some(last_good_stays(&problem))),
         }
     }
 
-    /// Certificate, bundle and revocation lists as they are now, with an epoch made of them; none
-    /// when they are what is in force.
-    fn obtain(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Option<(Loaded, Epoch)>, Refused> {
+    /// Certificate, bundle and revocation lists as they are now, with an epoch made of them. Where
+    /// a certificate or bundle cannot be used, the last good ones stand in: somebody who was
+    /// revoked, or whom no rule lets in any more, does not stay for that.
+    fn obtain(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Obtained, Refused> {
         let identity = &self.settings.config.identity;
         let issuer = FilesIssuer {
             certificate: identity.certificate.clone(),
             bundle: identity.bundle.clone(),
         };
-        let issued = issuer
-            .obtain(key)
-            .map_err(|error| Refused::Other(error.to_string()))?;
-        let revocation = self.lists.look(&self.settings, &issued.bundle);
+        let fresh = issuer.obtain(key).map_err(|error| error.to_string());
+        let before = self.loaded.as_ref().map(|loaded| loaded.issued.clone());
+        let bundle = match (&fresh, &before) {
+            (Ok(issued), _) | (Err(_), Some(issued)) => issued.bundle.clone(),
+            (Err(problem), None) => return Err(Refused::Other(problem.clone())),
+        };
+        let lists = self.lists.look(&self.settings, &bundle);
+        let lists = lists.map_err(Refused::Other)?;
+        let made = fresh
+            .map_err(Refused::Other)
+            .and_then(|issued| Ok(self.make(issued, lists.clone())?));
+        match (made, before) {
+            (Err(Refused::Other(problem)), Some(before)) => Ok(Obtained {
+                new: self.make(before, lists)?,
+                problem: Some(last_good_stays(&problem)),
+            }),
+            (made, _) => Ok(Obtained {
+                new: made?,
+                problem: None,
+            }),
+        }
+    }
+
+    /// An epoch, unless it would be the one in force.
+    fn make(
+        &self,
+        issued: Issued,
+        revocation: Option<Arc<Revocation>>,
+    ) -> Result<Option<(Loaded, Epoch)>, EpochError> {
         let now = Loaded {
-            revocation: revocation.map_err(Refused::Other)?,
-            settings: self.settings.clone(),
             issued,
+            revocation,
+            settings: self.settings.clone(),
         };
         if self.loaded.as_ref().is_some_and(|before| before.is(&now)) {
             return Ok(None);
@@ -315,7 +340,6 @@ impl Work {
             settings: self.settings.clone(),
             epoch: epoch.clone(),
         });
-        self.state.note("certificate", None);
         self.state.set(Need::Certificate, Condition::Met);
         counter!("sealwire_reloads_total", "what" => "trust", "outcome" => "ok").increment(1);
         self.judge_live_links(&epoch);
@@ -366,6 +390,14 @@ impl Loaded {
     }
 }
 
+/// What came of a look.
+struct Obtained {
+    /// None when it is what is in force.
+    new: Option<(Loaded, Epoch)>,
+    /// Why the last good certificate or bundle stands in.
+    problem: Option<String>,
+}
+
 /// Why nothing new is put in force.
 enum Refused {
     /// The own certificate was revoked.
@@ -389,4 +421,8 @@ fn is_gone(key: &dyn PrivateKey) -> bool {
         key.health(),
         KeyHealth::Down(SignError::KeyGone | SignError::KeyChanged)
     )
+}
+
+fn last_good_stays(problem: &str) -> String {
+    format!("{problem} (the last good one stays in force)")
 }

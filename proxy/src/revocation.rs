@@ -9,7 +9,7 @@ mod fetch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ impl RevocationLists {
         });
         self.fetcher.fetch(Terms {
             urls: urls.collect(),
-            ca: ca.transpose()?,
+            ca: ca.transpose(),
             refresh: wanted.refresh,
             limit: MAX_BYTES,
             settings: settings.clone(),
@@ -205,7 +205,16 @@ fn read(path: &Path, room: usize) -> Result<Vec<u8>, String> {
     let most = u64::try_from(room).unwrap_or(u64::MAX).saturating_add(1);
     let mut content = Vec::new();
     let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut content));
-    read.map_err(|error| format!("cannot read it: {error}: mount it there"))?;
+    read.map_err(|error| {
+        let fix = match error.kind() {
+            // Landlock knows the directories that were named at the start.
+            io::ErrorKind::PermissionDenied => {
+                "let the proxy's user read it; if its directory is new in the configuration, restart the proxy"
+            }
+            _ => "mount it there",
+        };
+        format!("cannot read it: {error}: {fix}")
+    })?;
     Ok(content)
 }
 

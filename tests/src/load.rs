@@ -85,12 +85,16 @@ impl Load {
 
     /// Waits until a new connection has been served since `from`; how many seconds that took.
     pub fn serves_since(&self, from: u64) -> f64 {
-        assert_eventually("a new connection is served", Duration::from_secs(60), || {
-            let lines = self.lines(from);
-            let served = |line: &&Value| line["served"].as_u64() > Some(0);
-            let first = lines.iter().find(served)?;
-            Some(seconds(first["at"].as_u64()? - from))
-        })
+        assert_eventually(
+            "a new connection is served",
+            Duration::from_secs(60),
+            || {
+                let lines = self.lines(from);
+                let served = |line: &&Value| line["served"].as_u64() > Some(0);
+                let first = lines.iter().find(served)?;
+                Some(seconds(first["at"].as_u64()? - from))
+            },
+        )
     }
 
     fn between(&self, from: u64, until: u64) -> Seen {
@@ -145,8 +149,13 @@ pub fn tool(mesh: &Mesh, pod: &Pod) -> PodCommand {
     let copy = mesh.world().directory().join("sealwire-load");
     if !copy.exists() {
         let own = std::env::current_exe().unwrap();
-        let mut above = own.ancestors().skip(1).map(|above| above.join("sealwire-load"));
-        let built = above.find(|path| path.exists()).expect("sealwire-load is built");
+        let mut above = own
+            .ancestors()
+            .skip(1)
+            .map(|above| above.join("sealwire-load"));
+        let built = above
+            .find(|path| path.exists())
+            .expect("sealwire-load is built");
         std::fs::copy(built, &copy).unwrap();
     }
     pod.app(copy)

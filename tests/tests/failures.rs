@@ -28,8 +28,8 @@ struct Failing<'a> {
     pid: u32,
 }
 
-/// Every connection is a full handshake here: two signatures, one a side.
-const FULL_HANDSHAKES: &str = "\nlimits: { handshakeSeconds: 5 }\n";
+/// Every connection is a full handshake then: two signatures, one a side.
+const NO_RESUMPTION: &str = "  resumption: { enabled: false }\n";
 
 /// A row of the table.
 struct Row {
@@ -142,10 +142,11 @@ const ROWS: &[Row] = &[
 ];
 
 impl<'a> Failing<'a> {
-    fn new(mesh: &'a Mesh, name: &str, sections: &str) -> Self {
+    fn new(mesh: &'a Mesh, name: &str, identity: &str) -> Self {
         let sealing = Sealing {
             device: Some("soft".to_owned()),
-            sections: format!("{OPEN_MESH}{sections}"),
+            identity: identity.to_owned(),
+            sections: format!("{OPEN_MESH}\nlimits: {{ handshakeSeconds: 5 }}\n"),
             ..Sealing::default()
         };
         let (pod, sidecar) = mesh.sealed_pod(name, &sealing).unwrap();
@@ -203,7 +204,10 @@ impl<'a> Failing<'a> {
     /// Sessions that were opened and not given up again, as the module has logged it.
     #[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     fn sessions_in_the_log(&self) -> f64 {
-        let log = self.mesh.device_directory(&self.pod).join("operations.jsonl");
+        let log = self
+            .mesh
+            .device_directory(&self.pod)
+            .join("operations.jsonl");
         let text = std::fs::read_to_string(log).unwrap_or_default();
         let mut open = std::collections::BTreeSet::new();
         for line in text.lines() {
@@ -277,9 +281,7 @@ fn a_failing_device_costs_no_open_link_and_is_recovered_from_without_help_in_bot
     in_a_mesh(|mesh| {
         head();
         for (number, row) in ROWS.iter().enumerate() {
-            let pod = |name: &str| {
-                Failing::new(mesh, &format!("{name}{number}"), FULL_HANDSHAKES_WITHOUT_RESUMPTION)
-            };
+            let pod = |name: &str| Failing::new(mesh, &format!("{name}{number}"), NO_RESUMPTION);
             let (mut dials, mut dialled) = (pod("dials"), pod("dialled"));
             let load = Load::start(mesh, &dials.pod, &dialled.pod, 20);
             inject(row, &load, &mut dials, "dials");

@@ -218,6 +218,28 @@ fn without_a_list_nothing_flows_and_a_bad_or_an_older_one_leaves_the_last_good_o
 }
 
 #[test]
+fn a_bad_certificate_keeps_no_revocation_from_taking_effect() {
+    in_a_mesh(|mesh| {
+        publish(mesh, &[], "1h");
+        let (to, mut inn) = pod(mesh, "server", &from_file(mesh), "");
+        let (bad, out) = mesh.sealed_pod("bad", &Sealing::default()).unwrap();
+        inn.wait_until_ready().unwrap();
+        let _drip = server(&to, 7000, "drip");
+        let mut link = drip(&bad, &to);
+        let tls = mesh.world().directory().join("server/tls.pem");
+        let spoil = format!("echo nonsense > {}", tls.display());
+        let spoilt = mesh.world().command("sh").args(["-c", &spoil]).run(SOON);
+        assert!(spoilt.unwrap().success());
+        note(&inn, &["tls.pem", "last good one"]);
+        publish(mesh, &[&out], "1h");
+        link.wait(SOON).expect("the link of the revoked peer ends");
+        record(&inn, &[("outcome", "closed"), ("reason", "revocation")]);
+        note(&inn, &["tls.pem", "last good one"]);
+        assert!(inn.is_ready());
+    });
+}
+
+#[test]
 fn our_own_certificate_revoked_ends_everything_and_a_new_one_mends_it() {
     in_a_mesh(|mesh| {
         publish(mesh, &[], "1h");

@@ -137,10 +137,10 @@ impl Registry {
         links.map(|entry| entry.link.as_ref().clone()).collect()
     }
 
-    /// Judges every peer by `epoch` from now on, and retires the one before. A peer that it refuses loses its links: with
-    /// [`CloseReason::Revocation`] when a certificate of its was revoked, with
-    /// [`CloseReason::Epoch`] when it would be refused for another reason. Says how many links
-    /// were told.
+    /// Judges every peer by `epoch` from now on, and retires the one before. A peer that it refuses
+    /// loses its links: with [`CloseReason::Revocation`] when a certificate of its was revoked,
+    /// with [`CloseReason::Epoch`] when it would be refused for another reason. Says how many
+    /// links were told.
     ///
     /// Verifies each peer's chain once, however many links it has. Blocks for as long as that
     /// takes, some 0.1 ms a peer: not for a runtime's worker.

@@ -54,7 +54,9 @@ pub struct Sealing {
     /// The kind of device that the key is behind (`hsm-sim ctl profile`); the token itself when
     /// none.
     pub device: Option<String>,
-    /// Further settings of `key.pkcs11`, as lines of YAML.
+    /// Further lines of the section `identity`.
+    pub identity: String,
+    /// Further lines of the section `key.pkcs11`.
     pub key: String,
     /// The sections `mesh`, `inbound`, `exceptions` and what else differs, as YAML.
     pub sections: String,
@@ -109,6 +111,7 @@ impl Default for Sealing {
             addresses: None,
             algorithm: "p256".to_owned(),
             device: None,
+            identity: String::new(),
             key: String::new(),
             sections: OPEN_MESH.to_owned(),
         }
@@ -328,17 +331,17 @@ impl Mesh {
             (Some(_), Some(module)) => (module.display().to_string(), format!(", {device}")),
             _ => ((*softhsm).to_owned(), String::new()),
         };
-        let further = &sealing.key;
+        let Sealing { identity, key, .. } = sealing;
         format!(
             "identity:
   trustDomains: [{TRUST_DOMAIN}]
   certificate: {directory}/tls.pem
   bundle: {directory}/bundle.pem
-key:
+{identity}key:
   pkcs11:
     module: {module}
     uri: \"pkcs11:token={name};object={name}?pin-source=file:{hsm}/pins/{name}\"
-{further}capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"] }}
+{key}capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"] }}
 confinement: {{ read: [{hsm}{simulated}], write: [{hsm}/tokens{simulated}] }}
 log: {{ format: json, level: {} }}
 {}",

@@ -47,8 +47,8 @@ pub(super) struct Fetcher {
 #[derive(Clone)]
 pub(super) struct Terms {
     pub(super) urls: Vec<String>,
-    /// PEM with the CAs of `https` servers.
-    pub(super) ca: Option<Vec<u8>>,
+    /// PEM with the CAs of `https` servers, or why there is none.
+    pub(super) ca: Result<Option<Vec<u8>>, String>,
     /// The usual pause.
     pub(super) refresh: Duration,
     /// Most bytes of an answer.
@@ -242,7 +242,8 @@ fn is_declared(address: SocketAddr, settings: &Settings) -> bool {
 
 fn tls(terms: &Terms) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(terms.ca.as_deref().unwrap_or_default()) {
+    let ca = terms.ca.as_ref().map_err(Clone::clone)?;
+    for root in CertificateDer::pem_slice_iter(ca.as_deref().unwrap_or_default()) {
         let root = root.map_err(|error| format!("identity.revocation.ca: {error}"))?;
         let added = roots.add(root);
         added.map_err(|error| format!("identity.revocation.ca: {error}"))?;
