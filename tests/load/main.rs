@@ -90,7 +90,7 @@ fn main() {
 
 fn serve(port: u16) {
     for socket in TcpListener::bind(("::", port)).unwrap().incoming() {
-        small_thread(move || {
+        small_thread(move || -> io::Result<()> {
             let mut socket = socket?;
             socket.set_nodelay(true)?;
             let mut piece = [0; PIECE];
@@ -128,7 +128,7 @@ fn run(server: SocketAddr, links: usize, dialers: usize, pause: Duration) {
     }
     for _ in 0..dialers {
         let seen = seen.clone();
-        small_thread(move || {
+        small_thread(move || -> io::Result<()> {
             loop {
                 let begun = Instant::now();
                 let outcome = dial(server);

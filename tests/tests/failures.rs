@@ -13,11 +13,12 @@
     reason = "tests fail loudly, and these print what they measured"
 )]
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use sealwire_pods::{Mesh, OPEN_MESH, Pod, Sealing, Sidecar, assert_eventually};
-use sealwire_tests::load::{Load, now};
-use sealwire_tests::{LONG, SOON, in_a_mesh};
+use sealwire_tests::load::{Load, now, tool};
+use sealwire_tests::{LONG, SOON, in_a_mesh, pin};
 use serde_json::Value;
 
 /// A pod whose key is behind a device, with a load on it or from it.
@@ -30,6 +31,9 @@ struct Failing<'a> {
 
 /// Every connection is a full handshake then: two signatures, one a side.
 const NO_RESUMPTION: &str = "  resumption: { enabled: false }\n";
+
+/// Seconds in which a link is sealed or refused.
+const DEADLINE: u32 = 2;
 
 /// A row of the table.
 struct Row {
@@ -146,7 +150,8 @@ impl<'a> Failing<'a> {
         let sealing = Sealing {
             device: Some("soft".to_owned()),
             identity: identity.to_owned(),
-            sections: format!("{OPEN_MESH}\nlimits: {{ handshakeSeconds: 5 }}\n"),
+            key: "    waitSeconds: 1\n".to_owned(),
+            sections: format!("{OPEN_MESH}\nlimits: {{ handshakeSeconds: {DEADLINE} }}\n"),
             ..Sealing::default()
         };
         let (pod, sidecar) = mesh.sealed_pod(name, &sealing).unwrap();
@@ -202,27 +207,23 @@ impl<'a> Failing<'a> {
     }
 
     /// Sessions that were opened and not given up again, as the module has logged it.
-    #[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     fn sessions_in_the_log(&self) -> f64 {
         let log = self
             .mesh
             .device_directory(&self.pod)
             .join("operations.jsonl");
         let text = std::fs::read_to_string(log).unwrap_or_default();
-        let mut open = std::collections::BTreeSet::new();
+        let mut open = 0;
         for line in text.lines() {
             let operation: Value = serde_json::from_str(line).unwrap_or_default();
-            let session = operation["session"].as_u64();
             match (operation["function"].as_str(), operation["rv"].as_str()) {
-                (Some("C_OpenSession"), Some("CKR_OK")) => open.extend(session),
-                (Some("C_CloseSession"), _) => {
-                    session.map(|session| open.remove(&session));
-                }
-                (Some("C_Finalize"), Some("CKR_OK")) => open.clear(),
+                (Some("C_OpenSession"), Some("CKR_OK")) => open += 1,
+                (Some("C_CloseSession"), _) => open -= 1,
+                (Some("C_Finalize"), Some("CKR_OK")) => open = 0,
                 _ => {}
             }
         }
-        open.len() as f64
+        f64::from(open)
     }
 }
 
@@ -238,7 +239,7 @@ fn inject(row: &Row, load: &Load, failing: &mut Failing<'_>, role: &str) {
     let before = load.watch(Duration::from_millis(1500));
     assert_eq!(before.refused, 0, "{}: before anything happened", row.what);
     let from = now();
-    let fault = Duration::from_secs(2);
+    let fault = Duration::from_millis(if row.refuses { 3500 } else { 2000 });
     if row.again {
         for _ in 0..4 {
             failing.device(row.inject);
@@ -251,6 +252,9 @@ fn inject(row: &Row, load: &Load, failing: &mut Failing<'_>, role: &str) {
     let during = load.since(from);
     if row.refuses {
         assert_ne!(failing.key_state(), "ready", "{}", row.what);
+        // Twice, since both sides have a deadline, one after the other.
+        assert!(during.longest < f64::from(2 * DEADLINE), "{during:?}");
+        assert!(during.refused > 0, "{during:?}");
     }
     failing.device(row.heal);
     let healed = now();
@@ -288,4 +292,122 @@ fn a_failing_device_costs_no_open_link_and_is_recovered_from_without_help_in_bot
             inject(row, &load, &mut dialled, "is dialled");
         }
     });
+}
+
+#[test]
+fn a_frozen_device_leaves_resumptions_and_open_links_as_they_are() {
+    in_a_mesh(|mesh| {
+        let pod = |name: &str| Failing::new(mesh, name, "");
+        let (mut dials, mut dialled) = (pod("dials"), pod("dialled"));
+        let load = Load::start(mesh, &dials.pod, &dialled.pod, 20);
+        let before = load.watch(Duration::from_secs(1));
+        for failing in [&dials, &dialled] {
+            failing.device(&["freeze"]);
+        }
+        let during = load.watch(Duration::from_secs(3));
+        assert_eq!((during.refused, during.broken), (0, 0), "{during:?}");
+        assert!(during.served > before.served, "{during:?}");
+        let ready = |failing: &Failing<'_>| failing.sidecar.is_ready();
+        assert!(ready(&dials) && ready(&dialled));
+        for failing in [&dials, &dialled] {
+            failing.device(&["thaw"]);
+        }
+        dials.is_sound();
+        dialled.is_sound();
+    });
+}
+
+#[test]
+fn a_full_handshake_costs_two_signatures_and_a_resumed_one_none() {
+    in_a_mesh(|mesh| {
+        for (identity, each) in [(NO_RESUMPTION, 1), ("", 0)] {
+            let pod = |name: &str| Failing::new(mesh, &format!("{name}{each}"), identity);
+            let (dials, dialled) = (pod("dials"), pod("dialled"));
+            let serving = tool(mesh, &dialled.pod).args(["serve", "7000"]).spawn();
+            let _serving = serving.unwrap();
+            assert_eventually("the server listens", SOON, || {
+                dialled.pod.listens(7000).then_some(())
+            });
+            let dial = |count: &str| {
+                let burst = tool(mesh, &dials.pod)
+                    .args([
+                        "burst",
+                        &dialled.pod.v4().to_string(),
+                        "7000",
+                        "--count",
+                        count,
+                    ])
+                    .run(LONG)
+                    .unwrap();
+                assert!(burst.stdout.contains("\"failed\":0"), "{}", burst.stdout);
+            };
+            // The first is a full handshake in any case.
+            dial("1");
+            let signatures = || {
+                [&dials, &dialled].map(|failing| {
+                    failing.device(&["counters"])["signatures"]
+                        .as_u64()
+                        .unwrap()
+                })
+            };
+            let before = signatures();
+            for _ in 0..20 {
+                dial("1");
+            }
+            let after = signatures();
+            assert_eq!(
+                [after[0] - before[0], after[1] - before[1]],
+                [20 * each, 20 * each]
+            );
+        }
+    });
+}
+
+#[test]
+fn a_wrong_pin_costs_one_try_over_ten_changes_of_the_configuration_and_ten_restarts() {
+    in_a_mesh(|mesh| {
+        let state = mesh.world().directory().join("state");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::set_permissions(&state, PermissionsExt::from_mode(0o777)).unwrap();
+        let sealing = Sealing {
+            device: Some("soft".to_owned()),
+            key: format!("    state: {}\n", state.display()),
+            ..Sealing::default()
+        };
+        let pod = mesh.world().pod("pod").unwrap();
+        let config = mesh.prepare(&pod, &sealing).unwrap();
+        mesh.capture(&pod, &config).unwrap();
+        mesh.device(&pod, &["pin", "pod", "--tries", "5"]).unwrap();
+        let left = || mesh.device(&pod, &["pin", "pod"]).unwrap()["left"].clone();
+        let right = pin(mesh, "pod");
+        write_pin(mesh, "000000");
+        let refused = |sidecar: &Sidecar| {
+            assert_eventually("the PIN is refused", SOON, || {
+                let (_, body) = sidecar.health("/readyz")?;
+                body.contains("refused the PIN").then_some(())
+            });
+        };
+        let text = mesh.config(&pod, &sealing);
+        for _ in 0..10 {
+            let sidecar = mesh.start(&pod, &config).unwrap();
+            refused(&sidecar);
+        }
+        let mut sidecar = mesh.start(&pod, &config).unwrap();
+        for number in 0..10 {
+            mesh.write(&config, &format!("{text}\n# {number}\n"))
+                .unwrap();
+            refused(&sidecar);
+        }
+        assert_eq!(left(), 4);
+        write_pin(mesh, &right);
+        sidecar.wait_until_ready().unwrap();
+        assert_eq!(left(), 5);
+    });
+}
+
+fn write_pin(mesh: &Mesh, pin: &str) {
+    let file = mesh.hsm_directory().join("pins/pod");
+    let script = format!("printf {pin} > {}", file.display());
+    let written = mesh.world().command("sh").args(["-c", &script]).run(SOON);
+    assert!(written.unwrap().success());
 }

@@ -144,7 +144,7 @@ impl Module {
             .find(|path| path.exists())
             .expect("SoftHSM is installed: scripts/setup test"),
             Self::Kryoptic => built("kryoptic/libkryoptic_pkcs11.so"),
-            Self::Device => built("libhsm_sim.so"),
+            Self::Device => hsm_sim::find_module().expect("hsm-sim is built with the tests"),
         }
     }
 }
