@@ -9,7 +9,7 @@
 )]
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 #[derive(Parser)]
 enum Arguments {
@@ -104,7 +105,12 @@ fn main() {
 }
 
 fn serve(port: u16) {
-    for socket in TcpListener::bind(("::", port)).unwrap().incoming() {
+    let listener = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    listener.bind(&address.into()).unwrap();
+    // The library's own is short: a burst would wait for connections to be tried again.
+    listener.listen(4096).unwrap();
+    for socket in TcpListener::from(listener).incoming() {
         small_thread(move || -> io::Result<()> {
             let mut socket = socket?;
             socket.set_nodelay(true)?;

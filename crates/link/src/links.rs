@@ -358,7 +358,7 @@ impl Link {
     /// was closed.
     pub async fn relay(self, app: TcpStream) -> Ended {
         let Some(relays) = self.relays.clone() else {
-            return self.relay_here(app).await;
+            return self.relay_here(app).await.0;
         };
         // Sockets belong to the runtime that made them.
         let taken_along = app.into_std().and_then(|app| {
@@ -389,22 +389,24 @@ impl Link {
             },
         };
         match relaying.await {
-            Ok(Ok(ended)) => ended,
+            // The place in the registry is given up here: those who relay wait for no lock.
+            Ok(Ok((ended, _membership))) => ended,
             Ok(Err(error)) => lost(&error),
             Err(error) => lost(&error),
         }
     }
 
-    async fn relay_here(self, app: TcpStream) -> Ended {
+    async fn relay_here(self, app: TcpStream) -> (Ended, Membership) {
         let mut membership = self.membership;
-        relay_sealed(
+        let ended = relay_sealed(
             app,
             self.sealed,
             self.end,
             self.half_closed_idle,
             membership.closed(),
         )
-        .await
+        .await;
+        (ended, membership)
     }
 
     /// Ends the link without an application: after a refusal that only its identity allows.
