@@ -192,6 +192,7 @@ impl PrivateKey for Pkcs11Key {
             algorithm: self.public.algorithm().to_string(),
             schemes: self.schemes.clone(),
             token: Some(self.sessions.token().info().clone()),
+            transit: None,
             sensitive: claim(|said| {
                 if let Attribute::Sensitive(yes) = said {
                     Some(*yes)

@@ -234,7 +234,9 @@ impl Bao {
             Place::Loopback => {
                 let log = fs::File::create(self.directory.path().join("log"))
                     .map_err(|source| run_error("openbao", source))?;
-                let errors = log.try_clone().map_err(|source| run_error("openbao", source))?;
+                let errors = log
+                    .try_clone()
+                    .map_err(|source| run_error("openbao", source))?;
                 // Ends with the thread that started it, however that ends.
                 let child = Command::new("setpriv")
                     .args(["--pdeathsig", "KILL"])
@@ -346,8 +348,13 @@ api_addr = \"https://{address}\"
 fn make_certificate(at: &Path, address: IpAddr) -> Result<(), WorldError> {
     let output = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
-        .args(["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=openbao"])
-        .arg("-addext")
+        .args([
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-subj",
+            "/CN=openbao",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-addext"])
         .arg(format!("subjectAltName=IP:{address}"))
         .arg("-keyout")
         .arg(at.join("server.key"))
