@@ -7,6 +7,7 @@
 
 mod settings;
 mod types;
+mod vault;
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,7 +19,10 @@ pub use types::{
     CaptureSection, Config, Confinement, DrainSection, ExceptionKind, ExceptionRule,
     IdentitySection, InboundRule, InboundSection, KeySection, LimitsSection, LogFormat, LogSection,
     MemorySection, MeshSection, Pkcs11Section, Ports, ResumptionSection, ServiceRule,
+    VaultAppRoleSection, VaultAuthSection, VaultCertificateSection, VaultClientSection,
+    VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection, VaultTransitSection,
 };
+pub use vault::{CertificatesFrom, KeyIn, PkiSettings, TransitSettings};
 
 /// The largest configuration that is read, in bytes: what a ConfigMap can hold.
 pub const MAX_BYTES: u64 = 1024 * 1024;

@@ -8,12 +8,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
-use sealwire_identity::{CertificateFacts, Epoch, EpochConfig, FilesIssuer, Issued, Issuer};
+use sealwire_identity::{CertificateFacts, Epoch, EpochConfig, Issued};
 use sealwire_keys::{KeyHealth, PrivateKey, SignError};
 use sealwire_link::{CloseReason, LiveLink, Registry};
 use time::OffsetDateTime;
@@ -21,10 +21,14 @@ use time::OffsetDateTime;
 use crate::config::{Config, Settings};
 use crate::logging::LogLevel;
 use crate::metered::Metered;
-use crate::state::{Condition, InForce, Need, State};
+use crate::source::Source;
+use crate::state::{Condition, InForce, Need, Online, State};
 
 /// How often files are compared, and the key is tried while there is none.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a key that follows may wait for its certificate before the key in use has its turn.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running keeper; it ends when dropped.
 #[derive(Debug)]
@@ -62,7 +66,9 @@ impl Keeper {
             state: config.state,
             registry: config.registry,
             log_level: config.log_level,
+            source: Source::default(),
             key: None,
+            next: None,
             loaded: None,
             number: 0,
         };
@@ -82,10 +88,19 @@ struct Work {
     state: Arc<State>,
     registry: Arc<Registry>,
     log_level: LogLevel,
+    source: Source,
     key: Option<Arc<dyn PrivateKey>>,
+    /// The key that follows, until there is a certificate for it.
+    next: Option<Successor>,
     loaded: Option<Loaded>,
     /// Of the epoch in force.
     number: u64,
+}
+
+/// A key that is to follow the one in use.
+struct Successor {
+    key: Arc<dyn PrivateKey>,
+    since: Instant,
 }
 
 /// What the epoch in force was made from.
@@ -150,6 +165,11 @@ impl Work {
         let (was, is) = (&self.started_with.config, &self.settings.config);
         let fixed = [
             ("key", was.key != is.key),
+            ("vault", was.vault != is.vault),
+            (
+                "identity.vaultPki",
+                was.identity.vault_pki != is.identity.vault_pki,
+            ),
             ("ports", was.ports != is.ports),
             ("limits", was.limits != is.limits),
             ("confinement", was.confinement != is.confinement),
@@ -191,18 +211,18 @@ impl Work {
         if let Some(in_use) = in_use.or(self.key.as_ref()) {
             self.state.key_health(in_use.health());
         }
-        if self.key.as_ref().is_some_and(|key| !is_gone(key.as_ref())) {
-            return;
+        self.state.online(Online {
+            vault: self.source.vault_figures(),
+            renewal: self.source.renewal(),
+        });
+        if let Some(key) = self.key.clone()
+            && !is_gone(key.as_ref())
+        {
+            return self.look_for_successor(key.as_ref());
         }
-        match sealwire_keys::open(&self.settings.key) {
+        match self.source.open(&self.settings) {
             Ok(key) => {
-                tracing::info!(
-                    key = key.reference(),
-                    algorithm = %key.public_key().algorithm(),
-                    public_key_sha256 = key.public_key().fingerprint(),
-                    schemes = ?key.schemes(),
-                    "key signs"
-                );
+                say_opened(key.as_ref());
                 if key.development() {
                     self.state.note(
                         "development",
@@ -219,34 +239,59 @@ impl Work {
             }
             // Its own health says what is wrong with the one there was.
             Err(error) if self.key.is_some() => {
-                tracing::debug!(%error, "no other key is in its place");
+                tracing::debug!(error, "no other key is in its place");
             }
-            Err(error) => self
-                .state
-                .set(Need::Key, Condition::Unmet(error.to_string())),
+            Err(error) => self.state.set(Need::Key, Condition::Unmet(error)),
+        }
+    }
+
+    /// A newer version of the key is another key: it serves as soon as it has a certificate.
+    fn look_for_successor(&mut self, key: &dyn PrivateKey) {
+        match (&self.next, key.successor()) {
+            (None, Some(version)) => match self.source.open(&self.settings) {
+                Ok(next) if next.public_key() != key.public_key() => {
+                    tracing::info!(
+                        version,
+                        "the key has a successor: a certificate is asked for"
+                    );
+                    say_opened(next.as_ref());
+                    self.next = Some(Successor {
+                        key: Arc::new(Metered::new(next)),
+                        since: Instant::now(),
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => self.state.note("rotation", Some(error)),
+            },
+            (Some(next), _) if next.since.elapsed() > PATIENCE => {
+                // The certificate of the key in use has to be renewed meanwhile.
+                self.state.note(
+                    "rotation",
+                    Some("no certificate for the key's successor: it is tried again".to_owned()),
+                );
+                self.next = None;
+            }
+            _ => {}
         }
     }
 
     fn load_certificate(&mut self) {
-        let Some(key) = &self.key else { return };
-        let identity = &self.settings.config.identity;
-        let issuer = FilesIssuer {
-            certificate: identity.certificate.clone(),
-            bundle: identity.bundle.clone(),
-        };
-        let result = issuer
-            .obtain(key)
-            .map_err(|error| error.to_string())
-            .and_then(|issued| {
-                if self
-                    .loaded
-                    .as_ref()
-                    .is_some_and(|loaded| loaded.is_same(&issued, &self.settings))
-                {
-                    return Ok(None);
+        let Some(key) = self.key.clone() else { return };
+        if let Some(next) = self.next.as_ref().map(|next| next.key.clone()) {
+            match self.obtain(&next) {
+                Ok(Some((issued, epoch))) => {
+                    tracing::info!(key = next.reference(), "rotated to the key's successor");
+                    self.key = Some(next);
+                    self.next = None;
+                    self.state.note("rotation", None);
+                    return self.put_in_force(issued, epoch);
                 }
-                self.epoch(&issued).map(|epoch| Some((issued, epoch)))
-            });
+                // An authority serves one key at a time; files may be for either.
+                _ if self.source.is_online() => return self.warn_of_the_end(),
+                _ => {}
+            }
+        }
+        let result = self.obtain(&key);
         match result {
             Ok(None) => {
                 self.state.note("certificate", None);
@@ -263,6 +308,17 @@ impl Work {
                 );
             }
         }
+    }
+
+    /// What is issued for a key now, with an epoch made of it; none when that is in force.
+    fn obtain(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Option<(Issued, Epoch)>, String> {
+        let issued = self.source.obtain(&self.settings, key)?;
+        let loaded = self.loaded.as_ref();
+        if loaded.is_some_and(|loaded| loaded.is_same(&issued, &self.settings)) {
+            return Ok(None);
+        }
+        let epoch = self.epoch(&issued)?;
+        Ok(Some((issued, epoch)))
     }
 
     fn epoch(&self, issued: &Issued) -> Result<Epoch, String> {
@@ -343,6 +399,16 @@ impl Loaded {
             && self.issued.bundle_pem == issued.bundle_pem
             && Arc::ptr_eq(&self.settings, settings)
     }
+}
+
+fn say_opened(key: &dyn PrivateKey) {
+    tracing::info!(
+        key = key.reference(),
+        algorithm = %key.public_key().algorithm(),
+        public_key_sha256 = key.public_key().fingerprint(),
+        schemes = ?key.schemes(),
+        "key signs"
+    );
 }
 
 /// Whether the key cannot come back by itself, but a new one by its name may.

@@ -20,6 +20,7 @@ pub mod planes;
 pub mod policy;
 pub mod reference;
 pub mod run;
+mod source;
 pub mod state;
 
 mod descriptors;

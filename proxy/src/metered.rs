@@ -66,6 +66,10 @@ impl PrivateKey for Metered {
         self.key.health()
     }
 
+    fn successor(&self) -> Option<u64> {
+        self.key.successor()
+    }
+
     fn development(&self) -> bool {
         self.key.development()
     }

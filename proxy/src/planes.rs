@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::confine::Report;
 use crate::logging::LogLevel;
-use crate::state::{Condition, State};
+use crate::state::{Condition, Online, State};
 
 /// Most links that the admin plane lists.
 const MAX_LISTED: usize = 10_000;
@@ -199,6 +199,7 @@ impl Planes {
             let met = matches!(condition, Condition::Met);
             gauge!("sealwire_need_met", "need" => need.name()).set(f64::from(u8::from(met)));
         }
+        show_online(&health.online);
         gauge!("sealwire_development").set(f64::from(u8::from(self.development)));
         gauge!("sealwire_links_open").set(as_f64(self.registry.len()));
         let open = self
@@ -220,6 +221,25 @@ impl Planes {
             show_key(credentials.key().as_ref());
         }
         self.metrics.run_upkeep();
+    }
+}
+
+/// How it stands with what is asked over the network.
+fn show_online(online: &Online) {
+    if let Some(vault) = &online.vault {
+        let up = vault.logged_in && vault.problem.is_none();
+        gauge!("sealwire_vault_up").set(f64::from(u8::from(up)));
+        counter!("sealwire_vault_logins_total").absolute(vault.logins);
+        counter!("sealwire_vault_token_renewals_total").absolute(vault.renewals);
+        counter!("sealwire_vault_retries_total").absolute(vault.retries);
+    }
+    if let Some(renewal) = &online.renewal {
+        counter!("sealwire_certificate_renewals_total").absolute(renewal.renewals);
+        gauge!("sealwire_certificate_renewal_failures").set(f64::from(renewal.failures));
+        if let Some(next) = renewal.next_attempt {
+            let next = usize::try_from(next.unix_timestamp()).unwrap_or_default();
+            gauge!("sealwire_certificate_next_renewal_seconds").set(as_f64(next));
+        }
     }
 }
 

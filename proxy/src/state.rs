@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sealwire_identity::Epoch;
-use sealwire_keys::KeyHealth;
+use sealwire_identity::{Epoch, Renewal};
+use sealwire_keys::{KeyHealth, VaultFigures};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -64,8 +64,18 @@ pub struct State {
     conditions: Mutex<BTreeMap<Need, Condition>>,
     notes: Mutex<BTreeMap<&'static str, String>>,
     key: Mutex<Option<KeyHealth>>,
+    online: Mutex<Online>,
     draining: watch::Sender<bool>,
     closing: watch::Sender<bool>,
+}
+
+/// How it stands with what is asked over the network.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Online {
+    /// The session with Vault or OpenBao, if there is one.
+    pub vault: Option<VaultFigures>,
+    /// Renewing the certificate, if an authority issues it.
+    pub renewal: Option<Renewal>,
 }
 
 /// Health as it is shown.
@@ -79,6 +89,8 @@ pub struct Health {
     pub needs: BTreeMap<Need, Condition>,
     /// How it stands with the key, once there is one.
     pub key: Option<KeyHealth>,
+    /// How it stands with what is asked over the network.
+    pub online: Online,
     /// What is not as it should be, without stopping anything.
     pub notes: BTreeMap<&'static str, String>,
 }
@@ -92,6 +104,7 @@ impl State {
             conditions: Mutex::new(Need::ALL.map(waiting).into()),
             notes: Mutex::default(),
             key: Mutex::default(),
+            online: Mutex::default(),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         })
@@ -188,6 +201,11 @@ impl State {
         );
     }
 
+    /// Says how it stands with what is asked over the network.
+    pub fn online(&self, online: Online) {
+        *lock(&self.online) = online;
+    }
+
     /// Sets or clears a note: something to mend that stops nothing.
     pub fn note(&self, name: &'static str, note: Option<String>) {
         let mut notes = lock(&self.notes);
@@ -237,6 +255,7 @@ impl State {
             draining,
             needs,
             key: lock(&self.key).clone(),
+            online: lock(&self.online).clone(),
             notes: lock(&self.notes).clone(),
         }
     }

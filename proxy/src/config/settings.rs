@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sealwire_identity::{CertificateFacts, Epoch, Profile, SpiffeIdPattern, TrustDomain};
-use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config};
+use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config, VaultConfig};
 use sealwire_link::{Direction, LinkLimits, LiveLink};
 use time::OffsetDateTime;
 
-use super::{Config, ConfigError, ExceptionKind, KeySection};
+use super::{CertificatesFrom, Config, ConfigError, ExceptionKind, KeyIn, KeySection};
 use crate::capture::{CaptureSpec, ExceptionSpec};
 use crate::policy::{Decision, InboundPolicy, OutboundPolicy};
 
@@ -18,7 +18,11 @@ pub struct Settings {
     /// The file as written; free of secrets, since a URI with an inline PIN is refused.
     pub config: Config,
     /// Where the key is.
-    pub key: KeyConfig,
+    pub key: KeyIn,
+    /// Where Vault or OpenBao is, when something is in it.
+    pub vault: Option<VaultConfig>,
+    /// Where certificate and bundle come from.
+    pub certificates: CertificatesFrom,
     /// Accepted trust domains; the first is our own.
     pub trust_domains: Vec<TrustDomain>,
     /// TLS profile.
@@ -57,6 +61,8 @@ impl Config {
     pub fn settings(self) -> Result<Settings, ConfigError> {
         Ok(Settings {
             key: self.key()?,
+            vault: self.vault()?,
+            certificates: self.certificates()?,
             trust_domains: self.trust_domains()?,
             profile: Profile::by_name(&self.identity.profile).map_err(|error| {
                 ConfigError::invalid(
@@ -128,31 +134,34 @@ impl Config {
         })
     }
 
-    fn key(&self) -> Result<KeyConfig, ConfigError> {
+    fn key(&self) -> Result<KeyIn, ConfigError> {
         match &self.key {
-            KeySection::Pkcs11(section) => Ok(KeyConfig::Pkcs11(Box::new(Pkcs11Config {
-                module: section.module.clone(),
-                uri: section.uri.parse().map_err(|error| {
-                    ConfigError::invalid(
-                        "key.pkcs11.uri",
-                        error,
-                        "write it as pkcs11:token=NAME;object=NAME?pin-source=file:/path",
-                    )
-                })?,
-                max_sessions: section.max_sessions,
-                queue: section.queue,
-                wait: Duration::from_secs(section.wait_seconds),
-                state: section.state.clone(),
-            }))),
+            KeySection::Pkcs11(section) => {
+                Ok(KeyIn::Here(KeyConfig::Pkcs11(Box::new(Pkcs11Config {
+                    module: section.module.clone(),
+                    uri: section.uri.parse().map_err(|error| {
+                        ConfigError::invalid(
+                            "key.pkcs11.uri",
+                            error,
+                            "write it as pkcs11:token=NAME;object=NAME?pin-source=file:/path",
+                        )
+                    })?,
+                    max_sessions: section.max_sessions,
+                    queue: section.queue,
+                    wait: Duration::from_secs(section.wait_seconds),
+                    state: section.state.clone(),
+                }))))
+            }
+            KeySection::VaultTransit(section) => self.transit(section).map(KeyIn::Transit),
             KeySection::Memory(_) if !self.development => Err(ConfigError::invalid(
                 "key.memory",
                 "a key in memory can be copied out of this process",
                 "use key.pkcs11, or say development: true where nothing has to be protected",
             )),
-            KeySection::Memory(section) => Ok(KeyConfig::Memory(MemoryConfig {
+            KeySection::Memory(section) => Ok(KeyIn::Here(KeyConfig::Memory(MemoryConfig {
                 path: section.file.clone(),
                 development: true,
-            })),
+            }))),
         }
     }
 
