@@ -2,6 +2,7 @@
 
 mod demo;
 mod screen;
+mod vault;
 
 use std::process::ExitCode;
 
@@ -21,11 +22,17 @@ enum Command {
     ///
     /// Everything happens in namespaces that end with it: nothing of this machine is changed.
     Demo(demo::Options),
+    /// Sets up HashiCorp Vault or OpenBao for a mesh.
+    #[command(subcommand)]
+    Vault(vault::Command),
 }
 
 fn main() -> ExitCode {
-    let Command::Demo(options) = Arguments::parse().command;
-    match demo::run(&options) {
+    let done = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Vault(command) => command.run().map(|()| true),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -49,6 +49,7 @@ fn write_section(out: &mut String, root: &Value, object: &Value, path: &str) -> 
         let default = match property.get("default") {
             _ if required.contains(&name.as_str()) => "required".to_owned(),
             Some(value) if value.is_object() => "see below".to_owned(),
+            Some(Value::Null) => "none".to_owned(),
             Some(value) => format!("`{value}`"),
             None => String::new(),
         };
@@ -96,6 +97,9 @@ fn write_variant(out: &mut String, root: &Value, variant: &Value, path: &str) ->
 }
 
 fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    // What may be left out is itself or null.
+    let itself = schema.get("anyOf").and_then(|forms| forms.get(0));
+    let schema = itself.unwrap_or(schema);
     schema
         .get("$ref")
         .and_then(Value::as_str)
@@ -133,11 +137,9 @@ fn kind(root: &Value, property: &Value) -> String {
             .collect();
         return names.join(" or ");
     }
-    target
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or("any")
-        .to_owned()
+    let kind = target.get("type");
+    let first = kind.and_then(|kind| kind.get(0)).or(kind);
+    first.and_then(Value::as_str).unwrap_or("any").to_owned()
 }
 
 #[cfg(test)]

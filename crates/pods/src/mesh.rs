@@ -19,7 +19,7 @@ pub const PROXY_UID: u32 = 1337;
 pub const TRUST_DOMAIN: &str = "mesh.example";
 
 /// How long a program may take that has nothing to wait for.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The programs that a mesh is made with.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Programs {
     pub proxy: PathBuf,
     /// `hsm-sim`.
     pub hsm_sim: PathBuf,
+    /// `sealwire`.
+    pub cli: PathBuf,
 }
 
 /// A mesh.
@@ -35,7 +37,7 @@ pub struct Programs {
 pub struct Mesh {
     world: World,
     programs: Programs,
-    log: &'static str,
+    pub(crate) log: &'static str,
 }
 
 /// How a pod is sealed.
@@ -89,6 +91,7 @@ impl Programs {
         Ok(Self {
             proxy: directory.join("sealwire-proxy"),
             hsm_sim: directory.join("hsm-sim"),
+            cli: directory.join("sealwire"),
         })
     }
 }
@@ -130,6 +133,7 @@ impl Mesh {
         let programs = Programs {
             proxy: copy(&programs.proxy, "sealwire-proxy")?,
             hsm_sim: copy(&programs.hsm_sim, "hsm-sim")?,
+            cli: programs.cli.clone(),
         };
         let mesh = Self {
             world,
@@ -286,10 +290,7 @@ impl Mesh {
         let directory = directory.display();
         let hsm = self.hsm_directory();
         let hsm = hsm.display();
-        let module = MODULES
-            .iter()
-            .find(|path| Path::new(path).exists())
-            .unwrap_or(&MODULES[0]);
+        let module = module();
         format!(
             "identity:
   trustDomains: [{TRUST_DOMAIN}]
@@ -460,7 +461,15 @@ const MODULES: [&str; 4] = [
     "/usr/lib64/pkcs11/libsofthsm2.so",
 ];
 
-fn succeeded(step: &str, finished: Finished) -> Result<Finished, WorldError> {
+/// SoftHSM, where it is.
+pub(crate) fn module() -> &'static str {
+    let mut modules = MODULES.into_iter();
+    modules
+        .find(|path| Path::new(path).exists())
+        .unwrap_or(MODULES[0])
+}
+
+pub(crate) fn succeeded(step: &str, finished: Finished) -> Result<Finished, WorldError> {
     if finished.success() {
         return Ok(finished);
     }

@@ -130,6 +130,7 @@ impl Config {
                     expires: rule.expires,
                 })
                 .collect(),
+            own: self.vault_ranges()?,
             node: self.capture.node.clone(),
         })
     }

@@ -122,6 +122,11 @@ pub struct VaultSection {
     /// Client certificate, for servers that ask for one, and for login by certificate.
     #[serde(default)]
     pub client: Option<VaultClientSection>,
+    /// Where the name in `address` leads: the kernel lets the proxy, and it alone, connect there.
+    /// Not needed where `address` has an IP address.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub ranges: Vec<IpNet>,
     /// Namespace that all paths are in.
     #[serde(default)]
     pub namespace: Option<String>,

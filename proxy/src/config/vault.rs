@@ -5,10 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::Uri;
+use ipnet::IpNet;
 use sealwire_identity::{FilesIssuer, RenewingConfig, SpiffeId};
 use sealwire_keys::{KeyConfig, TransitReference, VaultAuth, VaultConfig};
 
-use super::{Config, ConfigError, KeySection, VaultAuthSection, VaultTransitSection};
+use super::{Config, ConfigError, KeySection, VaultAuthSection, VaultTransitSection, check_net};
 
 /// Where the key is.
 #[derive(Clone, Debug)]
@@ -117,6 +119,48 @@ impl Config {
         }))
     }
 
+    /// Where the proxy itself has to connect to.
+    pub(super) fn vault_ranges(&self) -> Result<Vec<(IpNet, u16)>, ConfigError> {
+        let Some(section) = &self.vault else {
+            return Ok(Vec::new());
+        };
+        let wrong = |problem: String| {
+            ConfigError::invalid(
+                "vault.address",
+                problem,
+                "write it like https://vault.example:8200, and where that leads as vault.ranges",
+            )
+        };
+        let uri: Uri = section
+            .address
+            .parse()
+            .map_err(|error| wrong(format!("{:?}: {error}", section.address)))?;
+        if uri.scheme_str() != Some("https") || uri.path().trim_end_matches('/') != "" {
+            return Err(wrong(format!(
+                "{:?} is not https:// with a name or an address, and a port",
+                section.address
+            )));
+        }
+        let port = uri.port_u16().unwrap_or(443);
+        let host = uri.host().unwrap_or_default();
+        let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        for (i, range) in section.ranges.iter().enumerate() {
+            check_net(format!("vault.ranges[{i}]"), range)?;
+        }
+        let ranges: Vec<_> = literal
+            .map(IpNet::from)
+            .into_iter()
+            .chain(section.ranges.iter().copied())
+            .map(|range| (range, port))
+            .collect();
+        if ranges.is_empty() {
+            return Err(wrong(format!(
+                "{host:?} is a name, and the kernel's rules know addresses"
+            )));
+        }
+        Ok(ranges)
+    }
+
     pub(super) fn transit(
         &self,
         section: &VaultTransitSection,
@@ -220,4 +264,79 @@ fn path(field: &str, path: &str) -> Result<String, ConfigError> {
         format!("{path:?} is no path in Vault"),
         "use letters, digits, -, _ and ., with slashes between and none at the ends",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration with key and certificate in Vault.
+    const VAULT: &str = r#"
+identity:
+  trustDomains: [mesh.example]
+  vaultPki: { role: sealwire, spiffeId: spiffe://mesh.example/workload/web }
+key: { vaultTransit: { key: "vault-transit:transit/web" } }
+vault:
+  address: https://198.18.255.1:8200
+  ca: /etc/sealwire/vault/ca.pem
+  auth: { kubernetes: { mount: kubernetes, role: sealwire, token: /run/secrets/vault/token } }
+"#;
+
+    fn refusal(from: &str, to: &str) -> String {
+        assert!(VAULT.contains(from), "{from:?} is not in it");
+        let text = VAULT.replacen(from, to, 1);
+        let settings = Config::parse(&text).and_then(Config::settings);
+        settings
+            .err()
+            .map_or_else(String::new, |error| error.to_string())
+    }
+
+    #[test]
+    fn key_and_certificate_may_both_come_from_vault_and_the_kernel_lets_the_proxy_there() {
+        let settings = Config::parse(VAULT).unwrap().settings().unwrap();
+        assert!(matches!(settings.key, KeyIn::Transit(_)));
+        assert!(matches!(settings.certificates, CertificatesFrom::Pki(_)));
+        let ruleset = settings.capture.ruleset();
+        assert!(ruleset.contains("198.18.255.1/32 . 8200"), "{ruleset}");
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_named_with_the_way_out() {
+        for (from, to, expected) in [
+            ("https://198.18.255.1", "http://198.18.255.1", "https://"),
+            ("198.18.255.1:8200", "vault.example:8200", "vault.ranges"),
+            ("transit/web", "transit/../web", "key.vaultTransit.key"),
+            ("role: sealwire,", "role: ../x,", "identity.vaultPki.role"),
+            ("spiffe://", "https://", "identity.vaultPki.spiffeId"),
+            (
+                "vaultPki:",
+                "bundle: /a\n  vaultPki:",
+                "keep the one or the other",
+            ),
+            (
+                "mount: kubernetes,",
+                "mount: \"\",",
+                "vault.auth.kubernetes.mount",
+            ),
+        ] {
+            let said = refusal(from, to);
+            assert!(said.contains(expected), "{to}: {said}");
+        }
+    }
+
+    #[test]
+    fn without_vault_both_files_have_to_be_named() {
+        let said = refusal("vaultPki: {", "certificate: /a #");
+        assert!(said.contains("certificate or bundle is missing"), "{said}");
+    }
+
+    #[test]
+    fn what_is_in_vault_needs_to_know_where_that_is() {
+        let text = VAULT.split_once("vault:\n").unwrap().0;
+        let refused = Config::parse(text).and_then(Config::settings).unwrap_err();
+        assert!(
+            refused.to_string().contains("key.vaultTransit needs it"),
+            "{refused}"
+        );
+    }
 }

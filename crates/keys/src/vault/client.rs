@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use vaultrs::api::{self, EndpointMiddleware};
 use vaultrs::client::{Client, VaultClientSettings, VaultClientSettingsBuilder};
+use vaultrs::error::ClientError;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{VaultConfig, VaultError};
@@ -188,9 +189,18 @@ impl Session {
                 .as_ref()
                 .map(|body| body.to_string().into_bytes()),
         };
-        api::exec_with_result(&self.call(), endpoint)
-            .await
-            .map_err(|error| VaultError::of(&request.what, error))
+        match api::exec_with_result(&self.call(), endpoint).await {
+            // Nothing more to say than that it has been done.
+            Err(ClientError::ResponseDataEmptyError) => Ok(Value::Null),
+            Err(ClientError::RestClientError {
+                source:
+                    RestError::ResponseParseError {
+                        content: Some(content),
+                        ..
+                    },
+            }) if content.is_empty() => Ok(Value::Null),
+            said => said.map_err(|error| VaultError::of(&request.what, error)),
+        }
     }
 
     /// Whether the server still knows the token.
