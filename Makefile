@@ -17,7 +17,7 @@ lint:
 
 bench:
 	scripts/setup test
-	cargo build --locked --release --bins
+	cargo build --locked --release --workspace --bins --lib
 	target/release/sealwire-bench
 
 setup:

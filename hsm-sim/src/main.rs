@@ -1,4 +1,6 @@
-//! The program: fills a software token and lists what is in it.
+//! The program: fills a software token and lists what is in it, and controls simulated devices.
+
+mod ctl;
 
 use std::env;
 use std::fs;
@@ -74,10 +76,25 @@ enum Action {
     },
     /// Issues a workload's certificate, signed by the CA's key in its token.
     Issue(IssueArguments),
+    /// Issues a revocation list, signed by the CA's key in its token. What earlier lists revoked
+    /// stays revoked.
+    Crl {
+        /// Serial number, in hexadecimal, of a certificate to revoke; may be repeated.
+        #[arg(long, value_parser = hex)]
+        revoke: Vec<Id>,
+        /// Time until the next list is due, such as 90s, 30m, 24h or 7d.
+        #[arg(long, default_value = "24h", value_parser = lifetime)]
+        next_update: time::Duration,
+        /// Where to write the list.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Lists tokens and objects, with the attributes that matter.
     Show,
     /// Prints the line that shows other programs the way to these tokens.
     Env,
+    /// Sets up a simulated device, and changes it while applications use it.
+    Ctl(ctl::Arguments),
 }
 
 #[derive(Args)]
@@ -114,7 +131,7 @@ struct IssueArguments {
     unsafe_extra_uri: Option<String>,
 }
 
-/// The bytes of a CKA_ID.
+/// The bytes of a CKA_ID or a serial number.
 #[derive(Clone)]
 struct Id(Vec<u8>);
 
@@ -129,6 +146,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if let Action::Ctl(ctl) = arguments.command {
+        return ctl.execute(arguments.json);
+    }
     let init = matches!(arguments.command, Action::Init { .. });
     let conf = std::path::absolute(&arguments.dir)?.join("softhsm2.conf");
     let shown_the_way = env::var_os("SOFTHSM2_CONF").is_some_and(|set| Path::new(&set) == conf);
@@ -194,10 +214,30 @@ impl Action {
                 Ok(())
             }
             Self::Issue(issue) => issue.execute(store, json),
+            Self::Crl {
+                revoke,
+                next_update,
+                out,
+            } => {
+                let serials: Vec<_> = revoke.into_iter().map(|Id(bytes)| bytes).collect();
+                let mut issued = store.revoke(&serials, next_update)?;
+                replace(&out, &issued.pem)?;
+                issued.crl = out;
+                answer(json, &issued, || {
+                    format!(
+                        "list {} with {} revoked, next due {}: {}\n",
+                        issued.number,
+                        issued.entries,
+                        issued.next_update,
+                        issued.crl.display()
+                    )
+                })
+            }
             Self::Show => {
                 let tokens = store.show()?;
                 answer(json, &tokens, || table(&tokens))
             }
+            Self::Ctl(ctl) => ctl.execute(json),
             Self::Env => {
                 say(&format!(
                     "export SOFTHSM2_CONF={}\n",
@@ -232,11 +272,7 @@ impl IssueArguments {
         })?;
         match self.out {
             Some(out) => {
-                // In one step: whoever watches the file never sees a part of it.
-                let fresh = out.with_extension("fresh");
-                fs::write(&fresh, &certified.pem)
-                    .and_then(|()| fs::rename(&fresh, &out))
-                    .with_context(|| out.display().to_string())?;
+                replace(&out, &certified.pem)?;
                 certified.certificate = Some(out.clone());
                 answer(json, &certified, || {
                     format!(
@@ -253,6 +289,14 @@ impl IssueArguments {
             }
         }
     }
+}
+
+/// In one step: whoever watches the file never sees a part of it.
+fn replace(out: &Path, content: &str) -> anyhow::Result<()> {
+    let fresh = out.with_extension("fresh");
+    fs::write(&fresh, content)
+        .and_then(|()| fs::rename(&fresh, out))
+        .with_context(|| out.display().to_string())
 }
 
 fn table(tokens: &[hsm_sim::ShownToken]) -> String {

@@ -202,11 +202,7 @@ impl Store {
     fn at(directory: &Path, module: Option<PathBuf>) -> Result<Self, Error> {
         let module = match module {
             Some(module) => module,
-            None => MODULES
-                .iter()
-                .map(PathBuf::from)
-                .find(|path| path.exists())
-                .ok_or(Error::NoModule)?,
+            None => find_softhsm().ok_or(Error::NoModule)?,
         };
         let directory = std::path::absolute(directory).map_err(|source| Error::File {
             path: directory.to_owned(),
@@ -214,4 +210,9 @@ impl Store {
         })?;
         Ok(Self { directory, module })
     }
+}
+
+/// SoftHSM, where it is usually installed.
+pub(crate) fn find_softhsm() -> Option<PathBuf> {
+    MODULES.iter().map(PathBuf::from).find(|path| path.exists())
 }

@@ -207,3 +207,29 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         .unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("hsm-sim init"));
 }
+
+#[test]
+fn a_list_counts_up_keeps_what_was_revoked_and_is_signed_by_the_ca() {
+    let hsm = Hsm::new();
+    let out = hsm.file("crl.pem");
+    let first = hsm.json(&["crl", "--out", &out]);
+    assert_eq!(
+        (&first["number"], &first["entries"]),
+        (&1.into(), &0.into())
+    );
+    hsm.json(&["crl", "--out", &out, "--revoke", "4a01"]);
+    let twice = ["--revoke", "4a01", "--revoke", "4a02"];
+    let third = hsm.json(&[&["crl", "--out", &out][..], &twice].concat());
+    assert_eq!(
+        (&third["number"], &third["entries"]),
+        (&3.into(), &2.into())
+    );
+    let ca = fs::read(hsm.directory().join("ca.pem")).unwrap();
+    let bundle = sealwire_identity::TrustBundle::from_pem(&ca).unwrap();
+    let profile = sealwire_identity::Profile::by_name("default").unwrap();
+    let lists = sealwire_identity::Crl::read_all(&fs::read(&out).unwrap(), &bundle, profile);
+    let facts = lists.unwrap()[0].facts().clone();
+    assert_eq!((facts.number.as_deref(), facts.entries), (Some("3"), 2));
+    let refusal = hsm.refusal(&["crl", "--out", &out, "--revoke", "xyz"]);
+    assert!(refusal.contains("hexadecimal"), "{refusal}");
+}

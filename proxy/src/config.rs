@@ -5,6 +5,7 @@
 //! [`Config::settings`] checks it as a whole and gives [`Settings`], which the rest of the proxy
 //! uses. Nothing else in the proxy reads the file.
 
+mod revocation;
 mod settings;
 mod types;
 mod vault;
@@ -13,14 +14,16 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use revocation::RevocationSettings;
 pub use settings::Settings;
 pub(crate) use settings::{check_net, patterns};
 pub use types::{
-    CaptureSection, Config, Confinement, DrainSection, ExceptionKind, ExceptionRule,
-    IdentitySection, InboundRule, InboundSection, KeySection, LimitsSection, LogFormat, LogSection,
-    MemorySection, MeshSection, Pkcs11Section, Ports, ResumptionSection, ServiceRule,
-    VaultAppRoleSection, VaultAuthSection, VaultCertificateSection, VaultClientSection,
-    VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection, VaultTransitSection,
+    CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, ExceptionKind,
+    ExceptionRule, IdentitySection, InboundRule, InboundSection, KeySection, LimitsSection,
+    LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, Ports, ResumptionSection,
+    RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection, VaultCertificateSection,
+    VaultClientSection, VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection,
+    VaultTransitSection,
 };
 pub use vault::{CertificatesFrom, KeyIn, PkiSettings, TransitSettings};
 
@@ -187,6 +190,37 @@ mod tests {
                 message.contains("identity.resumption.lifetimeSeconds"),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn revocation_that_could_check_nothing_or_nobody_is_refused_with_its_field() {
+        let with = |section: &str| {
+            let section = format!("identity:\n  revocation: {{ {section} }}\n");
+            settings(&example_with("identity:\n", &section))
+        };
+        with("crls: [{ file: /crl.pem }, { url: \"http://ca.example/crl?of=root\" }]").unwrap();
+        with("crls: [{ url: \"https://ca.example/crl\" }], ca: /ca.pem, depth: leaf").unwrap();
+        for (section, field) in [
+            ("crls: []", "identity.revocation.crls"),
+            (
+                "crls: [{ url: \"https://ca.example/crl\" }]",
+                "identity.revocation.ca",
+            ),
+            ("crls: [{ url: \"ftp://ca.example/crl\" }]", "crls[0].url"),
+            ("crls: [{ url: \"/crl\" }]", "crls[0].url"),
+            (
+                "crls: [{ file: /a }, { url: \"http://me:secret@ca.example/\" }]",
+                "crls[1].url",
+            ),
+            ("crls: [{ file: /a }], refreshSeconds: 0", "refreshSeconds"),
+            ("crls: [{ file: /a }, { file: /a }]", "crls[1]"),
+            ("crls: [{ path: /a }]", "path"),
+            ("crls: [{ file: /a }], dept: leaf", "dept"),
+        ] {
+            let message = with(section).unwrap_err().to_string();
+            assert!(message.contains(field), "{section}: {message}");
+            assert!(!message.contains("secret"), "{message}");
         }
     }
 

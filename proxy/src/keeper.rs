@@ -1,5 +1,5 @@
-//! The trust keeper: one thread that opens the key, loads certificate and bundle, and puts a new
-//! snapshot in force whenever a file has changed. It alone waits for disks and devices here; the
+//! The trust keeper: one thread that opens the key, loads certificate, bundle and revocation lists,
+//! and puts a new snapshot in force whenever a file has changed. It alone waits for disks and devices here; the
 //! last good snapshot stays in force until a better one has been checked.
 //!
 //! Files are compared by content, once a second: that sees what Kubernetes does with symbolic
@@ -13,7 +13,9 @@ use std::{fs, io, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
-use sealwire_identity::{CertificateFacts, Epoch, EpochConfig, Issued};
+use sealwire_identity::{
+    CertificateFacts, Epoch, EpochConfig, EpochError, Issued, PeerError, Revocation,
+};
 use sealwire_keys::{KeyHealth, PrivateKey, SignError};
 use sealwire_link::{CloseReason, LiveLink, Registry};
 use time::OffsetDateTime;
@@ -21,6 +23,7 @@ use time::OffsetDateTime;
 use crate::config::{Config, Settings};
 use crate::logging::LogLevel;
 use crate::metered::Metered;
+use crate::revocation::RevocationLists;
 use crate::source::Source;
 use crate::state::{Condition, InForce, Need, Online, State};
 
@@ -49,6 +52,8 @@ pub struct KeeperConfig {
     pub registry: Arc<Registry>,
     /// Where to change the log level.
     pub log_level: LogLevel,
+    /// Where to fetch revocation lists.
+    pub runtime: tokio::runtime::Handle,
 }
 
 impl Keeper {
@@ -69,6 +74,7 @@ impl Keeper {
             source: Source::default(),
             key: None,
             next: None,
+            lists: RevocationLists::new(config.runtime),
             loaded: None,
             number: 0,
         };
@@ -92,6 +98,7 @@ struct Work {
     key: Option<Arc<dyn PrivateKey>>,
     /// The key that follows, until there is a certificate for it.
     next: Option<Successor>,
+    lists: RevocationLists,
     loaded: Option<Loaded>,
     /// Of the epoch in force.
     number: u64,
@@ -106,6 +113,7 @@ struct Successor {
 /// What the epoch in force was made from.
 struct Loaded {
     issued: Issued,
+    revocation: Option<Arc<Revocation>>,
     settings: Arc<Settings>,
 }
 
@@ -276,65 +284,111 @@ impl Work {
     }
 
     fn load_certificate(&mut self) {
-        let Some(key) = self.key.clone() else { return };
-        if let Some(next) = self.next.as_ref().map(|next| next.key.clone()) {
-            match self.obtain(&next) {
-                Ok(Some((issued, epoch))) => {
-                    tracing::info!(key = next.reference(), "rotated to the key's successor");
-                    self.key = Some(next);
-                    self.next = None;
-                    self.state.note("rotation", None);
-                    return self.put_in_force(issued, epoch);
+        let Some(key) = self.key_to_certify() else {
+            return;
+        };
+        let made = self.obtain(&key);
+        self.state.note("crl", self.lists.to_mend());
+        match made {
+            Ok(Obtained { new, problem }) => {
+                match new {
+                    Some((loaded, epoch)) => self.put_in_force(loaded, epoch),
+                    None => self.warn_of_the_end(),
                 }
-                // An authority serves one key at a time; files may be for either.
-                _ if self.source.is_online() => return self.warn_of_the_end(),
-                _ => {}
+                self.state.note("certificate", problem);
             }
-        }
-        let result = self.obtain(&key);
-        match result {
-            Ok(None) => {
-                self.state.note("certificate", None);
-                self.warn_of_the_end();
-            }
-            Ok(Some((issued, epoch))) => self.put_in_force(issued, epoch),
-            Err(problem) if self.loaded.is_none() => {
+            Err(Refused::Revoked(problem)) => self.stop(problem),
+            Err(Refused::Other(problem)) if self.loaded.is_none() => {
                 self.state.set(Need::Certificate, Condition::Unmet(problem))
             }
-            Err(problem) => {
-                self.state.note(
-                    "certificate",
-                    Some(format!("{problem} (the last good one stays in force)")),
-                );
-            }
+            Err(Refused::Other(problem)) => self
+                .state
+                .note("certificate", Some(last_good_stays(&problem))),
         }
     }
 
-    /// What is issued for a key now, with an epoch made of it; none when that is in force.
-    fn obtain(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Option<(Issued, Epoch)>, String> {
-        let issued = self.source.obtain(&self.settings, key)?;
-        let loaded = self.loaded.as_ref();
-        if loaded.is_some_and(|loaded| loaded.is_same(&issued, &self.settings)) {
+    /// The key in use, or the one that follows it as soon as there is a certificate for that.
+    fn key_to_certify(&mut self) -> Option<Arc<dyn PrivateKey>> {
+        let Some(next) = self.next.as_ref().map(|next| next.key.clone()) else {
+            return self.key.clone();
+        };
+        if self.source.obtain(&self.settings, &next).is_ok() {
+            tracing::info!(key = next.reference(), "rotates to the key's successor");
+            self.key = Some(next);
+            self.next = None;
+            self.state.note("rotation", None);
+            return self.key.clone();
+        }
+        // An authority serves one key at a time; files may be for either.
+        if self.source.is_online() {
+            Some(next)
+        } else {
+            self.key.clone()
+        }
+    }
+
+    /// Certificate, bundle and revocation lists as they are now, with an epoch made of them. Where
+    /// a certificate or bundle cannot be used, the last good ones stand in: somebody who was
+    /// revoked, or whom no rule lets in any more, does not stay for that.
+    fn obtain(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Obtained, Refused> {
+        let fresh = self.source.obtain(&self.settings, key);
+        let before = self.loaded.as_ref().map(|loaded| loaded.issued.clone());
+        let bundle = match (&fresh, &before) {
+            (Ok(issued), _) | (Err(_), Some(issued)) => issued.bundle.clone(),
+            (Err(problem), None) => return Err(Refused::Other(problem.clone())),
+        };
+        let lists = self.lists.look(&self.settings, &bundle);
+        let lists = lists.map_err(Refused::Other)?;
+        let made = fresh
+            .map_err(Refused::Other)
+            .and_then(|issued| Ok(self.make(issued, lists.clone())?));
+        match (made, before) {
+            (Err(Refused::Other(problem)), Some(before)) => Ok(Obtained {
+                new: self.make(before, lists)?,
+                problem: Some(last_good_stays(&problem)),
+            }),
+            (made, _) => Ok(Obtained {
+                new: made?,
+                problem: None,
+            }),
+        }
+    }
+
+    /// An epoch, unless it would be the one in force.
+    fn make(
+        &self,
+        issued: Issued,
+        revocation: Option<Arc<Revocation>>,
+    ) -> Result<Option<(Loaded, Epoch)>, EpochError> {
+        let now = Loaded {
+            issued,
+            revocation,
+            settings: self.settings.clone(),
+        };
+        if self.loaded.as_ref().is_some_and(|before| before.is(&now)) {
             return Ok(None);
         }
-        let epoch = self.epoch(&issued)?;
-        Ok(Some((issued, epoch)))
-    }
-
-    fn epoch(&self, issued: &Issued) -> Result<Epoch, String> {
-        Epoch::new(EpochConfig {
+        let epoch = Epoch::new(EpochConfig {
             number: self.number + 1,
-            credentials: issued.credentials.clone(),
-            bundle: issued.bundle.clone(),
+            credentials: now.issued.credentials.clone(),
+            bundle: now.issued.bundle.clone(),
             trust_domains: self.settings.trust_domains.clone(),
             profile: self.settings.profile,
+            revocation: now.revocation.clone(),
             resumption: self.settings.resumption,
             time: Arc::new(DefaultTimeProvider),
-        })
-        .map_err(|error| error.to_string())
+        })?;
+        Ok(Some((now, epoch)))
     }
 
-    fn put_in_force(&mut self, issued: Issued, epoch: Epoch) {
+    /// The own certificate was revoked: the last good state is none any more. Whoever revoked it
+    /// may have revoked others as well, so no link can be trusted to stay.
+    fn stop(&self, problem: String) {
+        self.state.set(Need::Certificate, Condition::Unmet(problem));
+        self.registry.close(CloseReason::Revocation, |_, _| true);
+    }
+
+    fn put_in_force(&mut self, loaded: Loaded, epoch: Epoch) {
         self.number = epoch.number();
         let facts = epoch.credentials().facts();
         tracing::info!(
@@ -344,16 +398,12 @@ impl Work {
             not_after = %facts.not_after,
             "trust epoch in force"
         );
-        self.loaded = Some(Loaded {
-            issued,
-            settings: self.settings.clone(),
-        });
+        self.loaded = Some(loaded);
         let epoch = Arc::new(epoch);
         self.state.publish(InForce {
             settings: self.settings.clone(),
             epoch: epoch.clone(),
         });
-        self.state.note("certificate", None);
         self.state.set(Need::Certificate, Condition::Met);
         counter!("sealwire_reloads_total", "what" => "trust", "outcome" => "ok").increment(1);
         self.judge_live_links(&epoch);
@@ -393,11 +443,39 @@ impl Work {
 }
 
 impl Loaded {
-    fn is_same(&self, issued: &Issued, settings: &Arc<Settings>) -> bool {
-        self.issued.credentials.chain() == issued.credentials.chain()
-            && Arc::ptr_eq(self.issued.credentials.key(), issued.credentials.key())
-            && self.issued.bundle_pem == issued.bundle_pem
-            && Arc::ptr_eq(&self.settings, settings)
+    fn is(&self, now: &Self) -> bool {
+        let lists =
+            [&self.revocation, &now.revocation].map(|lists| lists.as_ref().map(Arc::as_ptr));
+        self.issued.credentials.chain() == now.issued.credentials.chain()
+            && Arc::ptr_eq(self.issued.credentials.key(), now.issued.credentials.key())
+            && self.issued.bundle_pem == now.issued.bundle_pem
+            && lists[0] == lists[1]
+            && Arc::ptr_eq(&self.settings, &now.settings)
+    }
+}
+
+/// What came of a look.
+struct Obtained {
+    /// None when it is what is in force.
+    new: Option<(Loaded, Epoch)>,
+    /// Why the last good certificate or bundle stands in.
+    problem: Option<String>,
+}
+
+/// Why nothing new is put in force.
+enum Refused {
+    /// The own certificate was revoked.
+    Revoked(String),
+    /// Anything else; what is in force stays good.
+    Other(String),
+}
+
+impl From<EpochError> for Refused {
+    fn from(error: EpochError) -> Self {
+        match error {
+            EpochError::Own(PeerError::Revoked { .. }) => Self::Revoked(error.to_string()),
+            other => Self::Other(other.to_string()),
+        }
     }
 }
 
@@ -417,4 +495,8 @@ fn is_gone(key: &dyn PrivateKey) -> bool {
         key.health(),
         KeyHealth::Down(SignError::KeyGone | SignError::KeyChanged)
     )
+}
+
+fn last_good_stays(problem: &str) -> String {
+    format!("{problem} (the last good one stays in force)")
 }

@@ -3,9 +3,9 @@
 //!
 //! The way of a connection is the way through the modules: [`capture`] steers it here, [`policy`]
 //! decides, [`outbound`] and [`inbound`] carry it over sealed links (crate `sealwire-link`), and
-//! [`observe`] writes down how it went. [`keeper`] keeps key, certificate and configuration up to
-//! date, [`state`] knows whether anything may flow, [`planes`] show it, [`confine`] locks the
-//! process in, and [`run`] puts it all together.
+//! [`observe`] writes down how it went. [`keeper`] keeps key, certificate, [`revocation`] lists
+//! and configuration up to date, [`state`] knows whether anything may flow, [`planes`] show it,
+//! [`confine`] locks the process in, and [`run`] puts it all together.
 
 pub mod capture;
 pub mod config;
@@ -19,6 +19,7 @@ pub mod outbound;
 pub mod planes;
 pub mod policy;
 pub mod reference;
+pub mod revocation;
 pub mod run;
 mod source;
 pub mod state;

@@ -132,6 +132,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "End of the own certificate, seconds since 1970"
     );
     describe_gauge!(
+        "sealwire_crl_next_update_seconds",
+        "When the first of the revocation lists in force is due to be replaced, seconds since 1970"
+    );
+    describe_gauge!(
         "sealwire_development",
         "1 when development is allowed by the configuration"
     );

@@ -78,12 +78,17 @@ impl Outbound {
                     Err(error) => return Err((app, Ending::refused(error.reason(), error))),
                 };
                 let facts = link.facts().clone();
-                // The rules may have changed during the handshake, after the live links were judged.
-                let now = self.state.in_force();
-                if !now.is_some_and(|now| now.settings.lets_go_on(link.live(), link.peer())) {
+                // All this may have changed during the handshake, after live links were judged.
+                let refused = match self.state.flowing() {
+                    Ok(now) if now.settings.lets_go_on(link.live(), link.peer()) => None,
+                    Ok(_) => Some(Ending::refused(
+                        "policy_changed",
+                        "the policy changed during the handshake, and no longer seals this",
+                    )),
+                    Err(missing) => Some(Ending::refused("not_ready", missing)),
+                };
+                if let Some(refused) = refused {
                     link.refuse();
-                    let why = "the policy changed during the handshake, and no longer seals this";
-                    let refused = Ending::refused("policy_changed", why);
                     let link = Some(facts);
                     return Err((app, Ending { link, ..refused }));
                 }

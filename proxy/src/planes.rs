@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
+use sealwire_identity::Revocation;
 use sealwire_keys::{KeyHealth, PrivateKey};
 use sealwire_link::{Links, Registry};
 use serde_json::json;
@@ -144,6 +145,10 @@ async fn certificates(Shared(planes): Shared<Arc<Planes>>) -> Response {
             "epoch": in_force.epoch.number(),
             "own": in_force.epoch.credentials().facts(),
             "profile": in_force.epoch.profile().name,
+            "revocationLists": in_force
+                .epoch
+                .revocation()
+                .map(|revocation| revocation.facts().collect::<Vec<_>>()),
         }))
         .into_response(),
         None => nothing_in_force(),
@@ -219,6 +224,17 @@ impl Planes {
                 usize::try_from(in_force.epoch.number()).unwrap_or(usize::MAX),
             ));
             show_key(credentials.key().as_ref());
+            let lists = in_force.epoch.revocation().map(Revocation::facts);
+            if let Some(due) = lists
+                .into_iter()
+                .flatten()
+                .map(|list| list.next_update)
+                .min()
+            {
+                gauge!("sealwire_crl_next_update_seconds").set(as_f64(
+                    usize::try_from(due.unix_timestamp()).unwrap_or_default(),
+                ));
+            }
         }
         self.metrics.run_upkeep();
     }

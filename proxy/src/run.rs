@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::capture::prove::ProofDesk;
-use crate::config::{Config, KeyIn, KeySection, Settings};
+use crate::config::{Config, CrlSource, KeyIn, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
 use crate::descriptors::raise_limit;
 use crate::inbound::Inbound;
@@ -89,6 +89,14 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
     read.extend(path.parent().map(Path::to_owned));
     let files = config.files().into_iter();
     read.extend(files.filter_map(|file| file.parent().map(Path::to_owned)));
+    if let Some(revocation) = &settings.revocation {
+        let files = revocation.sources.iter().filter_map(|source| match source {
+            CrlSource::File(path) => Some(path),
+            CrlSource::Url(_) => None,
+        });
+        let directories = files.chain(&revocation.ca).filter_map(|path| path.parent());
+        read.extend(directories.map(Path::to_owned));
+    }
     match (&config.key, &settings.key) {
         (KeySection::Pkcs11(section), KeyIn::Here(KeyConfig::Pkcs11(key))) => {
             read.push(section.module.clone());
@@ -148,6 +156,7 @@ impl Proxy {
             state: state.clone(),
             registry: registry.clone(),
             log_level: self.log_level.clone(),
+            runtime: tokio::runtime::Handle::current(),
         })?;
 
         let first = tokio::select! {

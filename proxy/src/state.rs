@@ -128,8 +128,12 @@ impl State {
             return Err(missing.join("; "));
         }
         match self.in_force() {
-            Some(in_force) if in_force.epoch.is_valid() => Ok(in_force),
-            Some(_) => Err("certificate: it is past its end: renew it".to_owned()),
+            Some(in_force) => match in_force.epoch.problem() {
+                None => Ok(in_force),
+                Some(problem) => Err(format!(
+                    "certificate: every peer would refuse this workload: {problem}"
+                )),
+            },
             None => Err("certificate: not yet loaded".to_owned()),
         }
     }

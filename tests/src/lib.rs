@@ -8,6 +8,7 @@
     reason = "tests fail loudly"
 )]
 
+pub mod load;
 pub mod peers;
 
 use std::time::{Duration, Instant};

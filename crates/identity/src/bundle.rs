@@ -79,6 +79,11 @@ impl TrustBundle {
         self.roots.is_empty()
     }
 
+    /// Every root.
+    pub(crate) fn anchors(&self) -> impl Iterator<Item = &TrustAnchor<'static>> {
+        self.roots.iter().map(|root| &root.anchor)
+    }
+
     /// The roots that may vouch for workloads of `domain`: a root that names a trust domain as
     /// its own (X.509-SVID section 3.1) vouches for that one alone. All of them without a domain.
     /// A root's own validity is not looked at (RFC 5280 section 6.1.1): take it out of the file.

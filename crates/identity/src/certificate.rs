@@ -8,7 +8,7 @@ use sealwire_keys::{Algorithm, PrivateKey, PublicKey};
 use serde::Serialize;
 use time::OffsetDateTime;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
 
 use crate::spiffe::{SpiffeId, SpiffeIdError};
 
@@ -204,6 +204,17 @@ pub(crate) fn uri_names<'a>(
         }
     }
     Ok(names)
+}
+
+/// Identifier of the key that signed, of a certificate's or a revocation list's extensions.
+pub(crate) fn authority_key(extensions: &[X509Extension<'_>]) -> Option<Vec<u8>> {
+    let mut extensions = extensions.iter();
+    extensions.find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => {
+            authority.key_identifier.as_ref().map(|id| id.0.to_vec())
+        }
+        _ => None,
+    })
 }
 
 /// All IP names of a certificate, IPv4-mapped ones as the IPv4 addresses they are.

@@ -22,6 +22,7 @@ use crate::profile::Profile;
 use crate::resumption::{
     MOST_TICKETS, Peer, Sessions, SessionsTo, TICKETS, TICKETS_AGAIN, Tickets,
 };
+use crate::revocation::{CrlFacts, Revocation, instant};
 use crate::signing::{OwnCertificate, usable_schemes};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::verify::{ClientVerifier, Naming, Role, ServerVerifier, Verifier};
@@ -40,6 +41,8 @@ pub struct EpochConfig {
     pub bundle: Arc<TrustBundle>,
     /// Accepted trust domains; the first is our own.
     pub trust_domains: Vec<TrustDomain>,
+    /// Which certificates were taken back; nothing asks when none.
+    pub revocation: Option<Arc<Revocation>>,
     /// What is offered in handshakes.
     pub profile: &'static Profile,
     /// For how long sessions may be resumed, at most [`Epoch::LONGEST_SESSION`]; never when none.
@@ -58,6 +61,8 @@ pub struct Epoch {
     /// One for each naming, so that what is the same for many links is made once.
     clients: Mutex<Clients>,
     sessions: Option<Arc<Sessions>>,
+    /// The list that the own certificate is first to wait for a successor of, and until when.
+    due: Option<(CrlFacts, OffsetDateTime)>,
 }
 
 #[derive(Debug, Default)]
@@ -116,11 +121,12 @@ impl Epoch {
     /// # Errors
     /// See [`EpochError`]; the epoch in force stays good.
     pub fn new(config: EpochConfig) -> Result<Self, EpochError> {
-        let verifier = Arc::new(Verifier::new(
+        let verifier = Verifier::new(
             config.bundle.clone(),
             config.trust_domains.clone(),
             config.profile,
-        ));
+        );
+        let verifier = Arc::new(verifier.with_revocation(config.revocation.clone()));
         check_own(&config, &verifier)?;
         let allowed = config.profile.signature_schemes();
         let key = config.credentials.key();
@@ -136,7 +142,12 @@ impl Epoch {
         let sessions = config
             .resumption
             .map(|lifetime| Sessions::new(lifetime, config.time.clone()));
+        let due = config.revocation.as_ref().and_then(|revocation| {
+            let list = revocation.first_due(config.credentials.chain().iter())?;
+            Some((list.clone(), revocation.ends(list)))
+        });
         Ok(Self {
+            due,
             config,
             verifier,
             own,
@@ -161,10 +172,30 @@ impl Epoch {
         self.config.profile
     }
 
-    /// Whether the own certificate is within its validity now.
-    pub fn is_valid(&self) -> bool {
+    /// The revocation lists, where they are asked.
+    pub fn revocation(&self) -> Option<&Revocation> {
+        self.config.revocation.as_deref()
+    }
+
+    /// What has come over the own certificate since the epoch was made: every peer would refuse it
+    /// now. It has ended, or the list that says that it is good has.
+    pub fn problem(&self) -> Option<PeerError> {
         let facts = self.config.credentials.facts();
-        now(&self.config).is_some_and(|now| facts.not_before <= now && now < facts.not_after)
+        let now = instant(self.now());
+        if now < facts.not_before {
+            let not_before = facts.not_before;
+            return Some(PeerError::NotYetValid { not_before, now });
+        }
+        if now >= facts.not_after {
+            let not_after = facts.not_after;
+            return Some(PeerError::Expired { not_after, now });
+        }
+        let (list, end) = self.due.as_ref()?;
+        (now >= *end).then(|| PeerError::CrlStale {
+            issuer: list.issuer.clone(),
+            next_update: list.next_update,
+            now,
+        })
     }
 
     /// The TLS configuration of the accepting side.
@@ -212,10 +243,28 @@ impl Epoch {
         peer: Role,
     ) -> Result<CertificateFacts, PeerError> {
         let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
-        // Without a clock it is 1970, and nothing is valid yet.
+        self.verifier.verify(leaf, intermediates, peer, self.now())
+    }
+
+    /// Forgets its sessions, since another epoch is in force. Links that were made under it go on,
+    /// and hold it for as long.
+    pub fn retire(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.end();
+        }
+    }
+
+    /// Whether a revocation list names a certificate of a chain: a look that costs little, and
+    /// decides nothing but whom to verify first.
+    pub fn is_listed(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let revocation = self.revocation();
+        revocation.is_some_and(|revocation| revocation.entry(chain.iter()).is_some())
+    }
+
+    /// Without a clock it is 1970, and nothing is valid yet.
+    fn now(&self) -> UnixTime {
         let now = self.config.time.current_time();
-        let now = now.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO));
-        self.verifier.verify(leaf, intermediates, peer, now)
+        now.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO))
     }
 
     #[cfg(test)]
@@ -309,11 +358,6 @@ fn client_config(
     });
     client.enable_sni = false;
     Ok(client)
-}
-
-fn now(config: &EpochConfig) -> Option<OffsetDateTime> {
-    let seconds = config.time.current_time().as_ref().map(UnixTime::as_secs)?;
-    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
 }
 
 #[cfg(test)]

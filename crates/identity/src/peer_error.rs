@@ -44,11 +44,15 @@ pub enum PeerError {
     },
     /// A certificate of its chain was revoked.
     #[error(
-        "a certificate of its chain was revoked by its issuer ({serials}): find out why, and have it issued anew with a new key"
+        "the certificate with serial number {serial} was revoked by {issuer:?} at {at}: find out why, and have another issued for a new key"
     )]
     Revoked {
-        /// Serial numbers of the certificates it presented, the leaf's first, in hexadecimal.
-        serials: String,
+        /// Serial number of the certificate, in hexadecimal.
+        serial: String,
+        /// Issuer of the list that says so.
+        issuer: String,
+        /// When it was revoked.
+        at: OffsetDateTime,
     },
     /// No revocation list speaks for a certificate of its chain.
     #[error(

@@ -1,32 +1,28 @@
 //! A small world for tests: certificate authorities, keys and certificates with any fault one
-//! likes, a clock that stands still, and TLS handshakes in memory. Nothing here waits.
+//! likes, clocks that stand still, and TLS handshakes in memory. Nothing here waits.
+
+mod wire;
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, RsaKeySize, SanType, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationList,
+    CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, RsaKeySize, SanType, SerialNumber,
+    SignatureAlgorithm,
 };
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{aws_lc_rs, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::version::TLS13;
-use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct,
-    DistinguishedName as TlsName, HandshakeKind, ServerConfig, ServerConnection, SignatureScheme,
-};
 use sealwire_keys::{Custody, KeyConfig, MemoryConfig, PrivateKey, PublicKey, Scheme, SignError};
 use time::OffsetDateTime;
 use time::macros::datetime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
+pub(crate) use self::wire::{Anybody, Outcome, Stranger, everything, handshake};
 use crate::bundle::TrustBundle;
 use crate::certificate::Credentials;
 use crate::epoch::{Epoch, EpochConfig, EpochError};
@@ -205,6 +201,30 @@ impl Ca {
         Arc::new(TrustBundle::from_pem(self.pem.as_bytes()).unwrap())
     }
 
+    /// A revocation list of this CA, of 11:00 on the day.
+    pub(crate) fn crl(&self, list: &List<'_>) -> CertificateRevocationList {
+        let revoked = |certificate: &CertificateDer<'_>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(
+                X509Certificate::from_der(certificate)
+                    .unwrap()
+                    .1
+                    .raw_serial(),
+            ),
+            revocation_time: datetime!(2026-11-24 10:00 UTC),
+            reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: datetime!(2026-11-24 11:00 UTC),
+            next_update: list.next_update,
+            crl_number: SerialNumber::from(list.number),
+            issuing_distribution_point: None,
+            revoked_certs: list.revoked.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap()
+    }
+
     pub(crate) fn issue(&self, leaf: Leaf, key: &KeyPair) -> CertificateDer<'static> {
         leaf.params()
             .signed_by(key, &self.issuer)
@@ -214,12 +234,29 @@ impl Ca {
     }
 }
 
+/// A revocation list that is to be issued.
+pub(crate) struct List<'a> {
+    pub(crate) number: u64,
+    pub(crate) next_update: OffsetDateTime,
+    pub(crate) revoked: &'a [CertificateDer<'static>],
+}
+
+impl Default for List<'_> {
+    fn default() -> Self {
+        Self {
+            number: 1,
+            next_update: datetime!(2026-11-25 11:00 UTC),
+            revoked: &[],
+        }
+    }
+}
+
 fn ca_params(name: &str, uris: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names = uris.iter().map(|uri| uri_name(uri)).collect();
     params.not_before = datetime!(2020-01-01 00:00 UTC);
     params.not_after = datetime!(2040-01-01 00:00 UTC);
@@ -273,6 +310,7 @@ impl Leaf {
         params.not_before = self.not_before;
         params.not_after = self.not_after;
         params.custom_extensions = self.extensions;
+        params.use_authority_key_identifier_extension = true;
         params
     }
 }
@@ -287,6 +325,7 @@ pub(crate) fn config(ca: &Ca, leaf: Leaf, kind: Kind, profile: &str) -> EpochCon
         bundle: ca.bundle(),
         trust_domains: vec!["m.example".parse().unwrap()],
         profile: Profile::by_name(profile).unwrap(),
+        revocation: None,
         resumption: None,
         time: Arc::new(At(NOW)),
     }
@@ -303,191 +342,4 @@ pub(crate) fn try_epoch(
 
 pub(crate) fn epoch(ca: &Ca, leaf: Leaf, kind: Kind, profile: &str) -> Epoch {
     try_epoch(ca, leaf, kind, profile).unwrap()
-}
-
-/// A peer that follows no rule of ours: it presents and signs whatever it is given, and accepts
-/// everybody.
-#[derive(Debug)]
-pub(crate) struct Stranger(pub(crate) Arc<CertifiedKey>);
-
-impl Stranger {
-    pub(crate) fn new(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
-        let key =
-            aws_lc_rs::sign::any_supported_type(&key.serialize_der().try_into().unwrap()).unwrap();
-        Self(Arc::new(CertifiedKey::new(chain, key)))
-    }
-
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        let builder = ClientConfig::builder_with_details(everything(), Arc::new(At(NOW)))
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody));
-        if self.0.cert.is_empty() {
-            return Arc::new(builder.with_no_client_auth());
-        }
-        Arc::new(
-            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.0.clone()))),
-        )
-    }
-
-    pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        let config = ServerConfig::builder_with_details(everything(), Arc::new(At(NOW)))
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .with_client_cert_verifier(Arc::new(Anybody))
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.0.clone())));
-        Arc::new(config)
-    }
-}
-
-/// Everything that rustls can do, whatever a profile says.
-pub(crate) fn everything() -> Arc<rustls::crypto::CryptoProvider> {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.kx_groups = aws_lc_rs::ALL_KX_GROUPS.to_vec();
-    Arc::new(provider)
-}
-
-#[derive(Debug)]
-pub(crate) struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        panic!("TLS 1.2 was spoken");
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for Anybody {
-    fn root_hint_subjects(&self) -> &[TlsName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        ServerCertVerifier::verify_tls12_signature(self, message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        ServerCertVerifier::verify_tls13_signature(self, message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ServerCertVerifier::supported_verify_schemes(self)
-    }
-}
-
-/// How a handshake ended on both sides, and what was delivered to the applications.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) client: Result<(), rustls::Error>,
-    pub(crate) server: Result<(), rustls::Error>,
-    /// Application bytes that each side was handed.
-    pub(crate) delivered: (Vec<u8>, Vec<u8>),
-    /// Whether it resumed a session.
-    pub(crate) resumed: bool,
-    /// The chain that the server has of the client.
-    pub(crate) client_chain: Vec<CertificateDer<'static>>,
-    /// The chain that the client has of the server.
-    pub(crate) server_chain: Vec<CertificateDer<'static>>,
-}
-
-/// Lets two sides speak in memory until neither has more to say. Both have application bytes
-/// ready from the first moment.
-pub(crate) fn handshake(
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
-    dialled: &str,
-) -> Outcome {
-    let name = ServerName::IpAddress(dialled.parse::<IpAddr>().unwrap().into());
-    let mut client = Connection::from(ClientConnection::new(client, name).unwrap());
-    let mut server = Connection::from(ServerConnection::new(server).unwrap());
-    client.writer().write_all(b"from the client").unwrap();
-    server.writer().write_all(b"from the server").unwrap();
-    let (mut from_client, mut from_server) = (Ok(()), Ok(()));
-    while client.wants_write() || server.wants_write() {
-        pass(&mut client, &mut server, &mut from_server);
-        pass(&mut server, &mut client, &mut from_client);
-    }
-    let chain = |connection: &Connection| {
-        let chain = connection.peer_certificates().unwrap_or_default();
-        chain.iter().map(|one| one.clone().into_owned()).collect()
-    };
-    Outcome {
-        resumed: server.handshake_kind() == Some(HandshakeKind::Resumed),
-        client_chain: chain(&server),
-        server_chain: chain(&client),
-        delivered: (delivered(&mut client), delivered(&mut server)),
-        client: from_client,
-        server: from_server,
-    }
-}
-
-/// Carries what `from` has to say to `to`, which keeps its first error.
-fn pass(from: &mut Connection, to: &mut Connection, result: &mut Result<(), rustls::Error>) {
-    let mut wire = Vec::new();
-    while from.wants_write() {
-        from.write_tls(&mut wire).unwrap();
-    }
-    let mut rest = wire.as_slice();
-    while !rest.is_empty() && result.is_ok() {
-        to.read_tls(&mut rest).unwrap();
-        *result = to.process_new_packets().map(|_| ());
-    }
-}
-
-fn delivered(connection: &mut Connection) -> Vec<u8> {
-    let mut bytes = vec![0; 1024];
-    let length = connection.reader().read(&mut bytes).unwrap_or(0);
-    bytes.truncate(length);
-    bytes
 }

@@ -16,14 +16,14 @@ use rustls::{
     PeerMisbehaved, SignatureScheme,
 };
 use sealwire_keys::Algorithm;
-use time::OffsetDateTime;
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, RevocationOptions};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::bundle::TrustBundle;
 use crate::certificate::{CertificateError, CertificateFacts};
 use crate::peer_error::PeerError;
 use crate::profile::Profile;
+use crate::revocation::{Lists, Revocation, instant};
 use crate::spiffe::{SpiffeIdPattern, TrustDomain};
 
 /// What the side that dialled demands of the peer beside membership in the mesh.
@@ -92,6 +92,7 @@ pub struct Verifier {
     trust_domains: Vec<TrustDomain>,
     algorithms: WebPkiSupportedAlgorithms,
     profile: &'static Profile,
+    revocation: Option<Arc<Revocation>>,
 }
 
 impl Verifier {
@@ -106,7 +107,13 @@ impl Verifier {
             trust_domains,
             algorithms: profile.provider().signature_verification_algorithms,
             profile,
+            revocation: None,
         }
+    }
+
+    /// The same, refusing what was revoked; and, where no list in force says, what may have been.
+    pub fn with_revocation(self, revocation: Option<Arc<Revocation>>) -> Self {
+        Self { revocation, ..self }
     }
 
     /// Checks a chain, leaf first, at the time `now`.
@@ -180,28 +187,49 @@ struct Chain<'a> {
 impl Chain<'_> {
     /// Checks it against the roots that may vouch for `domain`.
     fn verify(&self, domain: Option<&str>, now: UnixTime) -> Result<(), PeerError> {
-        self.run(domain, now)
+        self.run(domain, now, self.lists(Some(now)))
             .map_err(|error| self.explain(&error, domain, now))
     }
 
-    fn run(&self, domain: Option<&str>, now: UnixTime) -> Result<(), webpki::Error> {
+    fn lists(&self, now: Option<UnixTime>) -> Option<Lists<'_>> {
+        let revocation = self.verifier.revocation.as_ref()?;
+        Some(revocation.lists(now))
+    }
+
+    fn run(
+        &self,
+        domain: Option<&str>,
+        now: UnixTime,
+        lists: Option<Lists<'_>>,
+    ) -> Result<(), webpki::Error> {
         let usage = match self.role {
             Role::Client => KeyUsage::client_auth(),
             Role::Server => KeyUsage::server_auth(),
         };
         let anchors = self.verifier.bundle.anchors_for(domain);
         let algorithms = self.verifier.algorithms.all;
-        EndEntityCert::try_from(self.leaf)?
-            .verify_for_usage(
+        let leaf = EndEntityCert::try_from(self.leaf)?;
+        let verify = |revocation: Option<RevocationOptions<'_>>| {
+            let intermediates = self.intermediates;
+            leaf.verify_for_usage(
                 algorithms,
                 &anchors,
-                self.intermediates,
+                intermediates,
                 now,
                 usage,
-                None,
+                revocation,
                 None,
             )
             .map(|_| ())
+        };
+        match lists {
+            Some(lists) => lists.run(self.presented(), verify),
+            None => verify(None),
+        }
+    }
+
+    fn presented(&self) -> impl Iterator<Item = &CertificateDer<'_>> {
+        std::iter::once(self.leaf).chain(self.intermediates)
     }
 
     /// Says what an operator has to do about a failure. Nothing here lets a chain pass.
@@ -224,7 +252,7 @@ impl Chain<'_> {
                 not_before: instant(*not_before),
                 now: instant(*time),
             },
-            Error::UnknownIssuer if domain.is_some() && self.run(None, now).is_ok() => {
+            Error::UnknownIssuer if domain.is_some() && self.run(None, now, None).is_ok() => {
                 PeerError::Chain(format!(
                     "the root it chains to names another trust domain than {} as its own: issue it by a CA of that domain",
                     domain.unwrap_or_default()
@@ -235,6 +263,17 @@ impl Chain<'_> {
                     issuer: self.issuer(),
                 }
             }
+            Error::CertRevoked => self.revoked(),
+            Error::UnknownRevocationStatus
+            | Error::InvalidCrlSignatureForPublicKey
+            | Error::UnsupportedCrlSignatureAlgorithmContext(_)
+            | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => {
+                self.explain_unknown(domain, now)
+            }
+            Error::IssuerNotCrlSigner => PeerError::Chain(
+                "a CA in it may not sign revocation lists: have that issued anew with cRLSign, or use depth: leaf"
+                    .to_owned(),
+            ),
             Error::CaUsedAsEndEntity => PeerError::KeyUsage(
                 "it is a CA certificate, not a workload's: issue it as an X.509-SVID leaf"
                     .to_owned(),
@@ -269,6 +308,31 @@ impl Chain<'_> {
         }
     }
 
+    /// No list in force says that it is good. One that is not may say that it is not.
+    fn explain_unknown(&self, domain: Option<&str>, now: UnixTime) -> PeerError {
+        match self.run(domain, now, self.lists(None)) {
+            Err(webpki::Error::CertRevoked) => self.revoked(),
+            Ok(()) => {
+                let revocation = self.verifier.revocation.as_ref();
+                let stale = revocation.and_then(|all| all.stale(self.presented(), now));
+                stale.unwrap_or_else(|| self.unknown())
+            }
+            Err(_) => self.unknown(),
+        }
+    }
+
+    fn revoked(&self) -> PeerError {
+        let revocation = self.verifier.revocation.as_ref();
+        let entry = revocation.and_then(|revocation| revocation.entry(self.presented()));
+        entry.unwrap_or_else(|| PeerError::Chain("a certificate of it was revoked".to_owned()))
+    }
+
+    fn unknown(&self) -> PeerError {
+        PeerError::RevocationUnknown {
+            issuer: self.issuer(),
+        }
+    }
+
     /// Whether it would chain to nothing we know even within its own validity.
     fn is_strange(&self, domain: Option<&str>, now: UnixTime) -> bool {
         let Ok((_, leaf)) = X509Certificate::from_der(self.leaf) else {
@@ -282,7 +346,7 @@ impl Chain<'_> {
         let nearest =
             UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().min(end).max(begin)));
         matches!(
-            self.run(domain, nearest),
+            self.run(domain, nearest, None),
             Err(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey)
         )
     }
@@ -408,13 +472,6 @@ impl From<CertificateError> for PeerError {
             }
         }
     }
-}
-
-fn instant(time: UnixTime) -> OffsetDateTime {
-    i64::try_from(time.as_secs())
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 fn only_tls13() -> rustls::Error {

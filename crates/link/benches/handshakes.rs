@@ -15,13 +15,17 @@ use std::time::{Duration, Instant};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
     SignatureAlgorithm, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::ServerName;
 use rustls::time_provider::DefaultTimeProvider;
 use rustls::{ClientConnection, Connection, HandshakeKind, ServerConnection};
-use sealwire_identity::{Credentials, Epoch, EpochConfig, Naming, Profile, Role, TrustBundle};
+use sealwire_identity::{
+    Credentials, Crl, Epoch, EpochConfig, Naming, Profile, Revocation, RevocationDepth, Role,
+    TrustBundle,
+};
 use sealwire_keys::{KeyConfig, MemoryConfig};
 use sealwire_link::{LinkLimits, Links, LinksConfig, Registry, Request, SigningPool};
 use time::OffsetDateTime;
@@ -51,6 +55,12 @@ fn main() {
         let chain = resuming.credentials().chain();
         let cost = median(|| drop(resuming.verify(chain, Role::Client).unwrap()));
         println!("  verifying a chain     {cost:>7.1?}");
+        for entries in [0, 1000, 100_000] {
+            let (epoch, bytes) = with_list(algorithm, entries);
+            let chain = epoch.credentials().chain();
+            let cost = median(|| drop(epoch.verify(chain, Role::Client).unwrap()));
+            println!("    and a list of {entries:>6} ({bytes} bytes) {cost:>7.1?}");
+        }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -61,7 +71,10 @@ fn main() {
     for (name, lifetime) in [("full", None), ("resumed", Some(Duration::from_secs(3600)))] {
         let epoch = epoch(&rcgen::PKCS_ECDSA_P256_SHA256, lifetime);
         let (rate, resumed) = runtime.block_on(links(&Arc::new(epoch)));
-        println!("  {name:<8} {rate:>6.0} ({resumed} of {LINKS} resumed)");
+        println!(
+            "  {name:<8} {rate:>6.0} ({resumed} of {} resumed)",
+            LINKS / AT_ONCE * AT_ONCE
+        );
     }
 }
 
@@ -159,7 +172,44 @@ async fn ended() -> TcpStream {
     far.unwrap().0
 }
 
-fn epoch(ca_algorithm: &'static SignatureAlgorithm, resumption: Option<Duration>) -> Epoch {
+fn epoch(algorithm: &'static SignatureAlgorithm, resumption: Option<Duration>) -> Epoch {
+    let (config, _) = config(algorithm);
+    Epoch::new(EpochConfig {
+        resumption,
+        ..config
+    })
+    .unwrap()
+}
+
+/// An epoch whose CA has revoked so many, and the size of its list.
+fn with_list(algorithm: &'static SignatureAlgorithm, entries: u64) -> (Epoch, usize) {
+    let (config, issuer) = config(algorithm);
+    let now = OffsetDateTime::now_utc();
+    let revoked = |serial: u64| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&[&[0x40; 8], &serial.to_be_bytes()[..]].concat()),
+        revocation_time: now,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + time::Duration::hours(1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: (0..entries).map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&issuer).unwrap();
+    let lists = Crl::read_all(list.der(), &config.bundle, config.profile).unwrap();
+    let revocation = Revocation::new(lists, RevocationDepth::Chain, Duration::ZERO);
+    let epoch = Epoch::new(EpochConfig {
+        revocation: Some(Arc::new(revocation)),
+        ..config
+    });
+    (epoch.unwrap(), list.der().len())
+}
+
+fn config(ca_algorithm: &'static SignatureAlgorithm) -> (EpochConfig, Issuer<'static, KeyPair>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), KeyPair::generate().unwrap().serialize_pem()).unwrap();
     let key = sealwire_keys::open(&KeyConfig::Memory(MemoryConfig {
@@ -170,7 +220,7 @@ fn epoch(ca_algorithm: &'static SignatureAlgorithm, resumption: Option<Duration>
     let now = OffsetDateTime::now_utc();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let ca_key = KeyPair::generate_for(ca_algorithm).unwrap();
     let root = ca.self_signed(&ca_key).unwrap();
     let mut leaf = CertificateParams::default();
@@ -182,15 +232,17 @@ fn epoch(ca_algorithm: &'static SignatureAlgorithm, resumption: Option<Duration>
         SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
     ];
     let public = SubjectPublicKeyInfo::from_der(key.public_key().spki_der()).unwrap();
-    let leaf = leaf.signed_by(&public, &Issuer::new(ca, ca_key)).unwrap();
-    Epoch::new(EpochConfig {
+    let issuer = Issuer::new(ca, ca_key);
+    let leaf = leaf.signed_by(&public, &issuer).unwrap();
+    let config = EpochConfig {
         number: 1,
         credentials: Arc::new(Credentials::new(key, vec![leaf.der().clone()]).unwrap()),
         bundle: Arc::new(TrustBundle::from_pem(root.pem().as_bytes()).unwrap()),
         trust_domains: vec!["bench".parse().unwrap()],
         profile: Profile::by_name("default").unwrap(),
-        resumption,
+        revocation: None,
+        resumption: None,
         time: Arc::new(DefaultTimeProvider),
-    })
-    .unwrap()
+    };
+    (config, issuer)
 }

@@ -137,18 +137,23 @@ impl Registry {
         links.map(|entry| entry.link.as_ref().clone()).collect()
     }
 
-    /// Judges every peer by `epoch` from now on. A peer that it refuses loses its links: with
-    /// [`CloseReason::Revocation`] when a certificate of its was revoked, with
-    /// [`CloseReason::Epoch`] when it would be refused for another reason. Says how many links
-    /// were told.
+    /// Judges every peer by `epoch` from now on, and retires the one before. A peer that it refuses
+    /// loses its links: with [`CloseReason::Revocation`] when a certificate of its was revoked,
+    /// with [`CloseReason::Epoch`] when it would be refused for another reason. Says how many
+    /// links were told.
     ///
     /// Verifies each peer's chain once, however many links it has. Blocks for as long as that
     /// takes, some 0.1 ms a peer: not for a runtime's worker.
     pub fn judge_by(&self, epoch: &Arc<Epoch>) -> usize {
         let mut live = self.lock();
-        live.epoch = Some(epoch.clone());
-        let peers: Vec<_> = live.peers.keys().cloned().collect();
+        let before = live.epoch.replace(epoch.clone());
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, epoch)) {
+            before.retire();
+        }
+        let mut peers: Vec<_> = live.peers.keys().cloned().collect();
         drop(live);
+        // Whoever was revoked goes first, however many others there are.
+        peers.sort_by_cached_key(|peer| !epoch.is_listed(&peer.chain));
         let refused = peers.into_iter().filter_map(|peer| {
             let error = epoch.verify(&peer.chain, peer.role).err()?;
             let reason = CloseReason::of(&error)?;

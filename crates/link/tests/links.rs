@@ -362,6 +362,7 @@ fn epoch(key: &Arc<Watched>) -> Epoch {
         bundle: Arc::new(TrustBundle::from_pem(root.pem().as_bytes()).unwrap()),
         trust_domains: vec!["test".parse().unwrap()],
         profile: Profile::by_name("default").unwrap(),
+        revocation: None,
         resumption: None,
         time: Arc::new(DefaultTimeProvider),
     })

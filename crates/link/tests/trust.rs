@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-    SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
-use sealwire_identity::{Credentials, Epoch, EpochConfig, Naming, Profile, TrustBundle};
+use sealwire_identity::{
+    Credentials, Crl, Epoch, EpochConfig, Naming, Profile, Revocation, RevocationDepth, TrustBundle,
+};
 use sealwire_keys::{KeyConfig, MemoryConfig, PrivateKey};
 use sealwire_link::{
     CloseReason, Ended, Link, LinkError, LinkLimits, Links, LinksConfig, Outcome, Registry,
@@ -95,9 +98,36 @@ impl Ca {
             bundle: bundle(&[self]),
             trust_domains: vec!["test".parse().unwrap()],
             profile: Profile::by_name("default").unwrap(),
+            revocation: None,
             resumption: Some(Duration::from_secs(2 * 3600)),
             time: clock.clone(),
         }
+    }
+}
+
+impl Ca {
+    /// A revocation list that is good for half an hour.
+    fn revokes(&self, number: u64, serials: &[u8]) -> Option<Arc<Revocation>> {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &u8| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&[*serial]),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + time::Duration::minutes(30),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).unwrap();
+        let profile = Profile::by_name("default").unwrap();
+        let lists = Crl::read_all(list.der(), &bundle(&[self]), profile).unwrap();
+        let (depth, grace) = (RevocationDepth::Chain, Duration::ZERO);
+        Some(Arc::new(Revocation::new(lists, depth, grace)))
     }
 }
 
@@ -372,6 +402,63 @@ async fn a_root_that_goes_takes_the_links_of_its_peers_along_and_no_others() {
     let reason = CloseReason::Epoch;
     assert_eq!(accepted.outcome, Outcome::Closed { reason });
     stays.end().await;
+}
+
+#[tokio::test]
+async fn a_revoked_peer_loses_all_its_links_and_gets_no_new_one_by_resumption_either() {
+    let (ca, clock) = (Ca::new("root"), Clock::new());
+    let mut config = ca.workload("server", 2, &clock);
+    config.revocation = ca.revokes(1, &[]);
+    let server = Workload::new(config);
+    let [good, bad] = [3, 4].map(|serial| Workload::new(ca.workload("client", serial, &clock)));
+    let at = Listening::new().await;
+    let stays = at.link(&good, &server).await;
+    let mut go = Vec::new();
+    for _ in 0..3 {
+        go.push(at.link(&bad, &server).await);
+    }
+    let now = server.next(|config| config.revocation = ca.revokes(2, &[4]));
+    assert_eq!(server.registry.judge_by(&now), 3);
+    for mut link in go {
+        let (_, accepted) = link.ending.await.unwrap();
+        let reason = CloseReason::Revocation;
+        assert_eq!(accepted.outcome, Outcome::Closed { reason });
+        assert!(
+            link.client.read(&mut [0]).await.is_err(),
+            "an end, not a break"
+        );
+    }
+    // Its tickets still open where a handshake begins under the epoch before.
+    let (_, accepted) = at.dial(&bad, &server).await;
+    assert_eq!(accepted.unwrap_err().reason(), "revoked");
+    let after = Workload {
+        epoch: now,
+        ..server
+    };
+    let (_, accepted) = at.dial(&bad, &after).await;
+    assert_eq!(accepted.unwrap_err().reason(), "revoked");
+    stays.end().await;
+}
+
+#[tokio::test]
+async fn a_list_past_its_time_refuses_new_links_and_lets_live_ones_go_on() {
+    let (ca, clock) = (Ca::new("root"), Clock::new());
+    let mut config = ca.workload("server", 2, &clock);
+    config.revocation = ca.revokes(1, &[]);
+    let server = Workload::new(config);
+    // Its clock stands, so that it sees nothing past its time.
+    let client = Workload::new(ca.workload("client", 3, &Clock::new()));
+    let at = Listening::new().await;
+    let link = at.link(&client, &server).await;
+    let other = at.link(&client, &server).await;
+    clock.forward(time::Duration::minutes(31));
+    for _ in 0..2 {
+        let (_, accepted) = at.dial(&client, &server).await;
+        assert_eq!(accepted.unwrap_err().reason(), "crl_stale");
+    }
+    assert_eq!(server.registry.judge_by(&server.epoch), 0);
+    link.end().await;
+    other.end().await;
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub struct Programs {
     pub hsm_sim: PathBuf,
     /// `sealwire`.
     pub cli: PathBuf,
+    /// The PKCS#11 module that behaves like a device, `libhsm_sim.so`, where it is built.
+    pub device: Option<PathBuf>,
 }
 
 /// A mesh.
@@ -51,6 +53,13 @@ pub struct Sealing {
     pub addresses: Option<Vec<String>>,
     /// `hsm-sim key --algorithm`.
     pub algorithm: String,
+    /// The kind of device that the key is behind (`hsm-sim ctl profile`); the token itself when
+    /// none.
+    pub device: Option<String>,
+    /// Further lines of the section `identity`.
+    pub identity: String,
+    /// Further lines of the section `key.pkcs11`.
+    pub key: String,
     /// The sections `mesh`, `inbound`, `exceptions` and what else differs, as YAML.
     pub sections: String,
 }
@@ -92,6 +101,7 @@ impl Programs {
             proxy: directory.join("sealwire-proxy"),
             hsm_sim: directory.join("hsm-sim"),
             cli: directory.join("sealwire"),
+            device: Some(directory.join("libhsm_sim.so")).filter(|module| module.exists()),
         })
     }
 }
@@ -103,6 +113,9 @@ impl Default for Sealing {
             issue: Vec::new(),
             addresses: None,
             algorithm: "p256".to_owned(),
+            device: None,
+            identity: String::new(),
+            key: String::new(),
             sections: OPEN_MESH.to_owned(),
         }
     }
@@ -134,6 +147,9 @@ impl Mesh {
             proxy: copy(&programs.proxy, "sealwire-proxy")?,
             hsm_sim: copy(&programs.hsm_sim, "hsm-sim")?,
             cli: programs.cli.clone(),
+            device: (programs.device.as_ref())
+                .map(|module| copy(module, "libhsm_sim.so"))
+                .transpose()?,
         };
         let mesh = Self {
             world,
@@ -232,6 +248,9 @@ impl Mesh {
             .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(0o777)));
         made.map_err(|source| run_error("mkdir", source))?;
         self.issue(pod, sealing)?;
+        if let Some(profile) = &sealing.device {
+            self.device(pod, &["new", "--log", "all", "--profile", profile])?;
+        }
         let bundle = [
             self.hsm_directory().join("ca.pem"),
             directory.join("bundle.pem"),
@@ -246,6 +265,22 @@ impl Mesh {
         let config = directory.join("proxy.yaml");
         self.write(&config, &self.config(pod, sealing))?;
         Ok(config)
+    }
+
+    /// Runs `hsm-sim ctl` on the device of a pod, and gives its answer.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn device(&self, pod: &Pod, arguments: &[&str]) -> Result<Value, WorldError> {
+        let device = self.device_directory(pod).display().to_string();
+        let mut ctl = vec!["ctl", "--device", &device];
+        ctl.extend(arguments);
+        self.hsm(&ctl)
+    }
+
+    /// Where the device of a pod is, if it has one.
+    pub fn device_directory(&self, pod: &Pod) -> PathBuf {
+        self.world.directory().join(pod.name()).join("device")
     }
 
     /// Issues a pod's certificate, or issues it anew.
@@ -290,18 +325,24 @@ impl Mesh {
         let directory = directory.display();
         let hsm = self.hsm_directory();
         let hsm = hsm.display();
-        let module = module();
+        let device = self.device_directory(pod);
+        let device = device.display();
+        let (module, simulated) = match (&sealing.device, &self.programs.device) {
+            (Some(_), Some(built)) => (built.display().to_string(), format!(", {device}")),
+            _ => (module().to_owned(), String::new()),
+        };
+        let Sealing { identity, key, .. } = sealing;
         format!(
             "identity:
   trustDomains: [{TRUST_DOMAIN}]
   certificate: {directory}/tls.pem
   bundle: {directory}/bundle.pem
-key:
+{identity}key:
   pkcs11:
     module: {module}
     uri: \"pkcs11:token={name};object={name}?pin-source=file:{hsm}/pins/{name}\"
-capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"] }}
-confinement: {{ read: [{hsm}], write: [{hsm}/tokens] }}
+{key}capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"] }}
+confinement: {{ read: [{hsm}{simulated}], write: [{hsm}/tokens{simulated}] }}
 log: {{ format: json, level: {} }}
 {}",
             self.log, sealing.sections
@@ -353,6 +394,7 @@ log: {{ format: json, level: {} }}
         pod.command(&self.programs.proxy)
             .user(PROXY_UID)
             .env("SOFTHSM2_CONF", self.hsm_directory().join("softhsm2.conf"))
+            .env("HSM_SIM", self.device_directory(pod))
             .args(["run", "--config"])
             .args([config])
     }

@@ -8,7 +8,9 @@ use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config, VaultConfig};
 use sealwire_link::{Direction, LinkLimits, LiveLink};
 use time::OffsetDateTime;
 
-use super::{CertificatesFrom, Config, ConfigError, ExceptionKind, KeyIn, KeySection};
+use super::{
+    CertificatesFrom, Config, ConfigError, ExceptionKind, KeyIn, KeySection, RevocationSettings,
+};
 use crate::capture::{CaptureSpec, ExceptionSpec};
 use crate::policy::{Decision, InboundPolicy, OutboundPolicy};
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub profile: &'static Profile,
     /// For how long TLS sessions may be resumed; never when none.
     pub resumption: Option<Duration>,
+    /// Where revocation lists come from; nothing asks for them when none.
+    pub revocation: Option<RevocationSettings>,
     /// What may go out, and how.
     pub outbound: OutboundPolicy,
     /// Who may come in.
@@ -72,6 +76,7 @@ impl Config {
                 )
             })?,
             resumption: self.resumption()?,
+            revocation: self.revocation()?,
             outbound: {
                 self.check_exceptions()?;
                 OutboundPolicy::new(&self)?

@@ -80,6 +80,56 @@ pub struct IdentitySection {
     /// Resuming TLS sessions, which spares both sides the signatures of a full handshake.
     #[serde(default)]
     pub resumption: ResumptionSection,
+    /// Which certificates were revoked. When this section is there, a certificate of which no list
+    /// in force says that it is good is refused; without it, nothing asks.
+    #[serde(default)]
+    pub revocation: Option<RevocationSection>,
+}
+
+/// Which certificates were revoked.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RevocationSection {
+    /// Where certificate revocation lists (CRL, RFC 5280) come from, in PEM or DER, 10 MiB
+    /// altogether: `file: /path`, read again when it changes, or `url: http://…` or `https://…`.
+    /// Each issuer needs one. An older list never replaces a newer one. The server of a URL has to
+    /// be declared under `exceptions`: the kernel lets the proxy go nowhere else.
+    pub crls: Vec<CrlSource>,
+    /// PEM file with the CA certificates that servers of `https` URLs must chain to; needed for
+    /// those, and for nothing else.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Seconds that a list still counts after its nextUpdate. Then its issuer's certificates are
+    /// refused until there is a newer one.
+    #[serde(default)]
+    pub grace_seconds: u64,
+    /// Which certificates have to be covered.
+    #[serde(default)]
+    pub depth: Depth,
+    /// Seconds between two fetches of a URL, give or take a tenth.
+    #[serde(default = "default_refresh")]
+    pub refresh_seconds: u64,
+}
+
+/// Where a revocation list comes from.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum CrlSource {
+    /// A file.
+    File(PathBuf),
+    /// A URL.
+    Url(String),
+}
+
+/// Which certificates have to be covered by revocation lists.
+#[derive(Copy, Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// Every one below the root.
+    #[default]
+    Chain,
+    /// The workload's own alone.
+    Leaf,
 }
 
 /// Certificate and trust bundle from a PKI mount of Vault or OpenBao.
@@ -601,6 +651,10 @@ fn default_look() -> u64 {
 
 fn default_profile() -> String {
     "default".to_owned()
+}
+
+fn default_refresh() -> u64 {
+    300
 }
 
 fn default_sessions() -> NonZeroUsize {

@@ -88,9 +88,10 @@ fn an_epoch_is_valid_until_its_certificate_ends_and_so_are_its_handshakes() {
         .server
         .is_ok()
     };
-    assert!(us.is_valid() && seals());
+    assert!(us.problem().is_none() && seals());
     clock.set(datetime!(2026-11-24 13:00:01 UTC));
-    assert!(!us.is_valid() && !seals());
+    assert_eq!(us.problem().unwrap().reason(), "expired");
+    assert!(!seals());
 }
 
 #[test]

@@ -51,6 +51,8 @@ struct Kept {
     size: usize,
     /// Counts uses, to find the entry that was not used for longest.
     clock: u64,
+    /// Nothing is kept any more.
+    ended: bool,
 }
 
 #[derive(Default)]
@@ -75,6 +77,15 @@ impl Sessions {
             time,
             kept: Mutex::default(),
         })
+    }
+
+    /// Forgets everything, for ever. Links that live on still hold the store, and bring tickets.
+    pub(crate) fn end(&self) {
+        let mut kept = self.lock();
+        let forgotten = std::mem::take(&mut *kept);
+        kept.ended = true;
+        drop(kept);
+        drop(forgotten);
     }
 
     fn insert(&self, peer: Peer, session: Tls13ClientSessionValue) {
@@ -131,6 +142,9 @@ impl fmt::Debug for Sessions {
 impl Kept {
     /// Keeps a ticket and gives what has to go for it.
     fn insert(&mut self, peer: Peer, ticket: Ticket) -> Vec<Entry> {
+        if self.ended {
+            return Vec::new();
+        }
         let tickets = &mut self.entry(&peer).tickets;
         tickets.push_back(ticket);
         if tickets.len() > PER_DESTINATION {
@@ -194,6 +208,9 @@ impl Kept {
 impl ClientSessionStore for SessionsTo {
     fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
         let mut kept = self.sessions.lock();
+        if kept.ended {
+            return;
+        }
         kept.entry(&self.peer).group = Some(group);
         let surplus = kept.shrink();
         drop(kept);

@@ -226,6 +226,16 @@ fn a_session_is_used_once() {
 }
 
 #[test]
+fn an_epoch_that_is_retired_keeps_no_session_and_takes_none() {
+    let us = made(&resuming(&Ca::new("root")));
+    dial(&us, &us);
+    us.retire();
+    assert_eq!(us.sessions().unwrap().size(), 0);
+    assert!(!dial(&us, &us).resumed && !dial(&us, &us).resumed);
+    assert_eq!(us.sessions().unwrap().size(), 0);
+}
+
+#[test]
 fn however_many_tickets_peers_give_a_bounded_number_is_kept() {
     let us = made(&resuming(&Ca::new("root")));
     let mut server = ServerConfig::clone(&us.server_config());

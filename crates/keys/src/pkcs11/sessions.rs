@@ -7,6 +7,8 @@
 //! When that is not enough, the [tender](super::tender) is told, and whoever needs a session waits
 //! for it in bounds.
 
+mod lease;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,8 +22,9 @@ use super::gate::Pass;
 use super::module::Module;
 use super::object;
 use super::token::TokenSlot;
-use super::trouble::{Trouble, answer, sign_error};
+use super::trouble::{answer, sign_error};
 use crate::{KeyFigures, KeyHealth, Pkcs11Config, SignError};
+use lease::{Lease, Miss};
 
 /// How long after the device refused a further session no other is asked for.
 const CEILING: Duration = Duration::from_secs(10);
@@ -450,153 +453,9 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// Why an attempt came to nothing.
-struct Miss {
-    error: SignError,
-    /// Whether a second one may succeed.
-    again: bool,
-}
-
-impl Miss {
-    fn last(error: SignError) -> Self {
-        Self {
-            error,
-            again: false,
-        }
-    }
-
-    fn again(error: SignError) -> Self {
-        Self { error, again: true }
-    }
-}
-
-/// A place among the sessions, given back when dropped. Empty while there is no session in it.
-struct Lease<'a> {
-    pool: &'a Sessions,
-    ticket: u64,
-    /// Of the token, when the place was lent.
-    generation: u64,
-    lent: Option<Open>,
-}
-
-impl Lease<'_> {
-    /// Sees to it that there is a session of this time in it, or a fresh one.
-    fn fill(&mut self, pass: &Pass<'_>, fresh: bool) -> Result<(), SignError> {
-        match &self.lent {
-            Some(open) if open.module != pass.generation() => self.lent = None,
-            Some(_) if fresh => self.give_up(),
-            Some(_) => return Ok(()),
-            None => {}
-        }
-        let session = self.pool.token().open_session(pass)?;
-        match self.pool.find(&session) {
-            Ok(key) => {
-                self.lent = Some(Open {
-                    session,
-                    key,
-                    module: pass.generation(),
-                });
-                Ok(())
-            }
-            Err(error) => {
-                // What failed is said already.
-                let _ = session.close();
-                Err(error)
-            }
-        }
-    }
-
-    fn work<T>(
-        mut self,
-        pass: &Pass<'_>,
-        work: &impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
-    ) -> Result<T, Miss> {
-        let Some(open) = &self.lent else {
-            return Err(Miss::last(SignError::KeyGone));
-        };
-        let error = match work(&open.session, open.key) {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        let trouble = Trouble::of(&error);
-        if matches!(trouble, Trouble::Full | Trouble::Final) {
-            return Err(Miss::last(sign_error(&error)));
-        }
-        self.pool.lock().figures.sessions_lost += 1;
-        if is_dead(&error) {
-            self.lent = None;
-        } else {
-            self.give_up();
-        }
-        // The others are likely to be lost as well, and must not be met by the second attempt.
-        self.pool.close_idle(pass);
-        if trouble == Trouble::Device {
-            self.pool.suspect(self.generation, sign_error(&error));
-        }
-        Err(Miss::again(sign_error(&error)))
-    }
-
-    /// There is no session to work with.
-    fn failed(self, error: SignError) -> Miss {
-        match error {
-            SignError::NoSession => Miss::last(error),
-            SignError::Device(_) => Miss::again(error),
-            _ => {
-                self.pool.suspect(self.generation, error.clone());
-                Miss::again(error)
-            }
-        }
-    }
-
-    /// Closes the session and forgets it.
-    fn give_up(&mut self) {
-        if let Some(open) = self.lent.take() {
-            close(open.session);
-        }
-    }
-
-    /// Asks for no more sessions than there are now, for a while. False when there are none, so
-    /// that there is nothing to wait for.
-    fn lower_ceiling(&self) -> bool {
-        let mut state = self.pool.lock();
-        let others = state.open - 1;
-        if others > 0 {
-            state.ceiling = Some((others, Instant::now() + CEILING));
-            tracing::warn!(
-                sessions = others,
-                limit = self.pool.limit,
-                "the device gives out no more sessions: going on with those there are"
-            );
-        }
-        others > 0
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let mut state = self.pool.lock();
-        state.busy.remove(&self.ticket);
-        match self.lent.take() {
-            Some(open) => state.idle.push(open),
-            None => state.open -= 1,
-        }
-        drop(state);
-        self.pool.changed.notify_all();
-    }
-}
-
+/// Closes a session that may be lost already: one that is only said to be would stay open for ever.
 fn close(session: Session) {
     if let Err(error) = session.close() {
         tracing::debug!(error = answer(&error), "a session cannot be closed");
     }
-}
-
-/// Whether the handle means nothing any more. It is not closed then: the module may have given the
-/// same number to a newer session.
-fn is_dead(error: &Error) -> bool {
-    use cryptoki::error::RvError::{SessionClosed, SessionHandleInvalid};
-    matches!(
-        error,
-        Error::Pkcs11(SessionHandleInvalid | SessionClosed, _)
-    )
 }

@@ -1,5 +1,4 @@
-//! The PKCS#11 provider against a real token. SoftHSM finds its tokens through the environment, so
-//! each test makes its own and runs itself again with that environment set.
+//! The PKCS#11 provider against real tokens: every test runs with SoftHSM and with kryoptic.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,172 +7,16 @@
     reason = "tests fail loudly"
 )]
 
-use std::env;
+#[path = "shared/home.rs"]
+mod home;
+
 use std::fs;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::Attribute;
-use cryptoki::session::UserType;
-use cryptoki::types::AuthPin;
-use sealwire_keys::{
-    Algorithm, KeyConfig, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError, open,
-};
-
-const PIN: &str = "5318-0008-token";
-
-/// DER of the curves' object identifiers, and SoftHSM's name for the last.
-const P256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
-const P384: &[u8] = &[6, 5, 0x2b, 0x81, 4, 0, 0x22];
-const ED25519: &[u8] = b"\x13\x0cedwards25519";
-
-/// Where the token and its PIN are, in the process that has the environment.
-struct Home {
-    directory: PathBuf,
-}
-
-/// Runs the test again in a process of its own, with a token store of its own; in that process,
-/// gives the store.
-fn at_home(test: &str) -> Option<Home> {
-    if let Some(conf) = env::var_os("SOFTHSM2_CONF") {
-        let directory = Path::new(&conf).parent().unwrap().to_owned();
-        return Some(Home { directory });
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path();
-    fs::create_dir(path.join("tokens")).unwrap();
-    let tokens = path.join("tokens");
-    let conf = format!(
-        "directories.tokendir = {}\nobjectstore.backend = file\n",
-        tokens.display()
-    );
-    fs::write(path.join("softhsm2.conf"), conf).unwrap();
-    let pin = path.join("pin");
-    fs::write(&pin, PIN).unwrap();
-    fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).unwrap();
-    let again = Command::new(env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env("SOFTHSM2_CONF", path.join("softhsm2.conf"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&again.stdout).into_owned()
-        + &String::from_utf8_lossy(&again.stderr);
-    assert!(
-        again.status.success() && said.contains("1 passed"),
-        "{said}"
-    );
-    None
-}
-
-fn module() -> PathBuf {
-    [
-        "/usr/lib/softhsm/libsofthsm2.so",
-        "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    ]
-    .iter()
-    .map(PathBuf::from)
-    .find(|path| path.exists())
-    .expect("SoftHSM is installed: scripts/setup test")
-}
-
-impl Home {
-    /// Makes a token with key pairs, by CKA_LABEL, CKA_ID and curve (or RSA's length).
-    fn token(&self, label: &str, keys: &[(&str, u8, Kind)]) -> Pkcs11 {
-        let context = Pkcs11::new(module()).unwrap();
-        // The provider may have initialised it in this process already.
-        let _ = context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK));
-        let empty = context
-            .get_slots_with_token()
-            .unwrap()
-            .into_iter()
-            .find(|slot| !context.get_token_info(*slot).unwrap().token_initialized())
-            .unwrap();
-        let officer = AuthPin::new("officer-pin".into());
-        context.init_token(empty, &officer, label).unwrap();
-        let slot = context
-            .get_slots_with_initialized_token()
-            .unwrap()
-            .into_iter()
-            .find(|slot| context.get_token_info(*slot).unwrap().label() == label)
-            .unwrap();
-        let session = context.open_rw_session(slot).unwrap();
-        session.login(UserType::So, Some(&officer)).unwrap();
-        session.init_pin(&AuthPin::new(PIN.into())).unwrap();
-        session.logout().unwrap();
-        session
-            .login(UserType::User, Some(&AuthPin::new(PIN.into())))
-            .unwrap();
-        for (name, id, kind) in keys {
-            let named = [
-                Attribute::Token(true),
-                Attribute::Label(name.as_bytes().to_vec()),
-                Attribute::Id(vec![*id]),
-            ];
-            let mut public = named.to_vec();
-            let mut private = named.to_vec();
-            private.extend([
-                Attribute::Private(true),
-                Attribute::Sensitive(true),
-                Attribute::Extractable(false),
-                Attribute::Sign(true),
-            ]);
-            let mechanism = match kind {
-                Kind::Curve(curve) => {
-                    public.push(Attribute::EcParams(curve.to_vec()));
-                    if *curve == ED25519 {
-                        Mechanism::EccEdwardsKeyPairGen
-                    } else {
-                        Mechanism::EccKeyPairGen
-                    }
-                }
-                Kind::Rsa(bits) => {
-                    public.extend([
-                        Attribute::ModulusBits((*bits).into()),
-                        Attribute::PublicExponent(vec![1, 0, 1]),
-                    ]);
-                    Mechanism::RsaPkcsKeyPairGen
-                }
-            };
-            session
-                .generate_key_pair(&mechanism, &public, &private)
-                .unwrap();
-        }
-        session.logout().unwrap();
-        context
-    }
-
-    fn config(&self, uri: &str) -> Pkcs11Config {
-        let uri = format!(
-            "pkcs11:{uri}?pin-source=file:{}/pin",
-            self.directory.display()
-        );
-        Pkcs11Config {
-            module: module(),
-            uri: uri.parse().unwrap(),
-            max_sessions: NonZeroUsize::new(4).unwrap(),
-            queue: 64,
-            wait: Duration::from_secs(5),
-            state: None,
-        }
-    }
-
-    fn open(&self, uri: &str) -> Result<Arc<dyn PrivateKey>, OpenError> {
-        open(&KeyConfig::Pkcs11(Box::new(self.config(uri))))
-    }
-}
-
-#[derive(Copy, Clone)]
-enum Kind {
-    Curve(&'static [u8]),
-    Rsa(std::ffi::c_ulong),
-}
+use home::{ED25519, Kind, P256, P384, PIN, at_home};
+use sealwire_keys::{Algorithm, KeyConfig, OpenError, Scheme, SignError, open};
 
 #[test]
 fn every_kind_of_key_signs_with_every_scheme_it_offers_and_says_that_it_cannot_leave() {
@@ -182,24 +25,20 @@ fn every_kind_of_key_signs_with_every_scheme_it_offers_and_says_that_it_cannot_l
     ) else {
         return;
     };
-    home.token(
-        "t",
-        &[
-            ("p256", 1, Kind::Curve(P256)),
-            ("p384", 2, Kind::Curve(P384)),
-            ("ed", 3, Kind::Curve(ED25519)),
-            ("rsa2048", 4, Kind::Rsa(2048)),
-            ("rsa3072", 5, Kind::Rsa(3072)),
-        ],
-    );
-    let expected = [
-        ("p256", Algorithm::EcdsaP256, 1),
-        ("p384", Algorithm::EcdsaP384, 1),
-        ("ed", Algorithm::Ed25519, 1),
-        ("rsa2048", Algorithm::Rsa { bits: 2048 }, 3),
-        ("rsa3072", Algorithm::Rsa { bits: 3072 }, 3),
+    let mut expected = vec![
+        ("p256", Kind::Curve(P256), Algorithm::EcdsaP256, 1),
+        ("p384", Kind::Curve(P384), Algorithm::EcdsaP384, 1),
+        ("ed", Kind::Curve(ED25519), Algorithm::Ed25519, 1),
+        ("rsa2048", Kind::Rsa(2048), Algorithm::Rsa { bits: 2048 }, 3),
+        ("rsa3072", Kind::Rsa(3072), Algorithm::Rsa { bits: 3072 }, 3),
     ];
-    for (label, algorithm, schemes) in expected {
+    expected.retain(|(_, kind, ..)| home.can_make(*kind));
+    let keys: Vec<_> = (1..)
+        .zip(&expected)
+        .map(|(id, (label, kind, ..))| (*label, id, *kind))
+        .collect();
+    home.token("t", &keys);
+    for (label, _, algorithm, schemes) in expected {
         let key = home.open(&format!("token=t;object={label}")).unwrap();
         assert_eq!(key.public_key().algorithm(), algorithm);
         assert_eq!(key.schemes().len(), schemes, "{label}");

@@ -1,0 +1,224 @@
+//! Applications under load, inside a pod: one that answers, and one that keeps connections busy,
+//! opens new ones meanwhile, and says what it sees, a line of JSON every 100 ms.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a tool for tests, which fails loudly"
+)]
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+#[derive(Parser)]
+enum Arguments {
+    /// Sends back what comes.
+    Serve {
+        /// Where to listen.
+        port: u16,
+    },
+    #[command(flatten)]
+    Load(Load),
+}
+
+#[derive(Subcommand)]
+enum Load {
+    /// Exchanges on open connections, and opens others, until it is killed.
+    Run {
+        /// Who answers.
+        address: IpAddr,
+        /// Where.
+        port: u16,
+        /// Connections that are kept busy.
+        #[arg(long, default_value_t = 20)]
+        links: usize,
+        /// Threads that open one connection after another.
+        #[arg(long, default_value_t = 2)]
+        dialers: usize,
+        /// Milliseconds between two connections of a dialer.
+        #[arg(long, default_value_t = 20)]
+        pause: u64,
+    },
+    /// Opens many connections at once, and prints how long that took in seconds.
+    Burst {
+        /// Who answers.
+        address: IpAddr,
+        /// Where.
+        port: u16,
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        count: usize,
+    },
+}
+
+/// What one exchange moves each way.
+const PIECE: usize = 1024;
+
+/// How long a new connection may take before it is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() {
+    match Arguments::parse() {
+        Arguments::Serve { port } => serve(port),
+        Arguments::Load(Load::Run {
+            address,
+            port,
+            links,
+            dialers,
+            pause,
+        }) => run(
+            SocketAddr::new(address, port),
+            links,
+            dialers,
+            Duration::from_millis(pause),
+        ),
+        Arguments::Load(Load::Burst {
+            address,
+            port,
+            count,
+        }) => burst(SocketAddr::new(address, port), count),
+    }
+}
+
+fn serve(port: u16) {
+    for socket in TcpListener::bind(("::", port)).unwrap().incoming() {
+        small_thread(move || -> io::Result<()> {
+            let mut socket = socket?;
+            socket.set_nodelay(true)?;
+            let mut piece = [0; PIECE];
+            loop {
+                socket.read_exact(&mut piece)?;
+                socket.write_all(&piece)?;
+            }
+        });
+    }
+}
+
+/// What has been seen since the last line.
+#[derive(Default)]
+struct Seen {
+    exchanges: AtomicU64,
+    broken: AtomicU64,
+    served: AtomicU64,
+    refused: AtomicU64,
+    /// Times of exchanges on open connections, in microseconds, a sample of them.
+    times: Mutex<Vec<u64>>,
+    /// The longest wait for a new connection, served or refused, in milliseconds.
+    longest: AtomicU64,
+}
+
+#[allow(clippy::disallowed_methods, reason = "a load has a pace")]
+fn run(server: SocketAddr, links: usize, dialers: usize, pause: Duration) {
+    let seen = Arc::new(Seen::default());
+    for _ in 0..links {
+        let seen = seen.clone();
+        small_thread(move || {
+            let result = keep_busy(server, &seen);
+            seen.broken.fetch_add(1, Relaxed);
+            result
+        });
+    }
+    for _ in 0..dialers {
+        let seen = seen.clone();
+        small_thread(move || -> io::Result<()> {
+            loop {
+                let begun = Instant::now();
+                let outcome = dial(server);
+                let counted = if outcome.is_ok() {
+                    &seen.served
+                } else {
+                    &seen.refused
+                };
+                counted.fetch_add(1, Relaxed);
+                seen.longest.fetch_max(millis(begun.elapsed()), Relaxed);
+                thread::sleep(pause);
+            }
+        });
+    }
+    loop {
+        thread::sleep(Duration::from_millis(100));
+        let mut times = std::mem::take(&mut *seen.times.lock().unwrap());
+        times.sort_unstable();
+        let at = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        println!(
+            "{}",
+            json!({
+                "at": millis(at),
+                "exchanges": seen.exchanges.swap(0, Relaxed),
+                "broken": seen.broken.load(Relaxed),
+                "served": seen.served.swap(0, Relaxed),
+                "refused": seen.refused.swap(0, Relaxed),
+                "longest": seen.longest.swap(0, Relaxed),
+                "p99": times.get(times.len() * 99 / 100),
+            })
+        );
+    }
+}
+
+fn keep_busy(server: SocketAddr, seen: &Seen) -> io::Result<()> {
+    let mut socket = dial(server)?;
+    let mut number = 0_u64;
+    loop {
+        let begun = Instant::now();
+        exchange(&mut socket)?;
+        seen.exchanges.fetch_add(1, Relaxed);
+        number += 1;
+        if number.is_multiple_of(8) {
+            let time = u64::try_from(begun.elapsed().as_micros()).unwrap();
+            seen.times.lock().unwrap().push(time);
+        }
+    }
+}
+
+fn burst(server: SocketAddr, count: usize) {
+    let begun = Instant::now();
+    let dialling: Vec<_> = (0..count)
+        .map(|_| small_thread(move || dial(server)))
+        .collect();
+    let failed = dialling
+        .into_iter()
+        .map(|dialled| dialled.join().unwrap())
+        .filter(Result::is_err)
+        .count();
+    println!(
+        "{}",
+        json!({ "seconds": begun.elapsed().as_secs_f64(), "failed": failed })
+    );
+}
+
+/// Connects and exchanges once, since a sidecar accepts before the link is there.
+fn dial(server: SocketAddr) -> io::Result<TcpStream> {
+    let mut socket = TcpStream::connect(server)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    exchange(&mut socket)?;
+    Ok(socket)
+}
+
+fn exchange(socket: &mut TcpStream) -> io::Result<()> {
+    let mut piece = [7; PIECE];
+    socket.write_all(&piece)?;
+    socket.read_exact(&mut piece)
+}
+
+/// Hundreds of them fit.
+fn small_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> thread::JoinHandle<io::Result<T>> {
+    thread::Builder::new()
+        .stack_size(128 << 10)
+        .spawn(work)
+        .unwrap()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap()
+}
