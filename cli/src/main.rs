@@ -1,6 +1,7 @@
 //! `sealwire`, for people: see it work on this machine.
 
 mod demo;
+mod keys;
 mod screen;
 mod vault;
 
@@ -22,6 +23,9 @@ enum Command {
     ///
     /// Everything happens in namespaces that end with it: nothing of this machine is changed.
     Demo(demo::Options),
+    /// Looks after the key of a sidecar, inside its pod.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Sets up HashiCorp Vault or OpenBao for a mesh.
     #[command(subcommand)]
     Vault(vault::Command),
@@ -30,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Keys(command) => command.run().map(|()| true),
         Command::Vault(command) => command.run().map(|()| true),
     };
     match done {

@@ -219,6 +219,9 @@ impl Work {
         if let Some(in_use) = in_use.or(self.key.as_ref()) {
             self.state.key_health(in_use.health());
         }
+        if self.state.asked_to_renew() {
+            self.source.renew();
+        }
         self.state.online(Online {
             vault: self.source.vault_figures(),
             renewal: self.source.renewal(),

@@ -66,6 +66,10 @@ impl PrivateKey for Metered {
         self.key.health()
     }
 
+    fn rotate(&self) -> Result<u64, SignError> {
+        self.key.rotate()
+    }
+
     fn successor(&self) -> Option<u64> {
         self.key.successor()
     }

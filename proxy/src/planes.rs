@@ -1,5 +1,5 @@
 //! The HTTP planes: health and metrics for the node, admin for whoever is inside the pod. None of
-//! them shows a secret, and none changes anything but the log level.
+//! them shows a secret. What they change is the log level, and when key and certificate are replaced.
 
 use std::sync::{Arc, OnceLock};
 
@@ -85,6 +85,14 @@ pub fn admin(planes: Arc<Planes>) -> Router {
         .route(
             "/log-level",
             get(|| async { "PUT a level here, such as debug\n" }).put(set_log_level),
+        )
+        .route(
+            "/rotate",
+            get(|| async { "POST here to rotate the key\n" }).post(rotate),
+        )
+        .route(
+            "/renew",
+            get(|| async { "POST here to renew the certificate\n" }).post(renew),
         )
         .with_state(planes)
 }
@@ -185,6 +193,32 @@ async fn set_log_level(Shared(planes): Shared<Arc<Planes>>, level: String) -> Re
         }
         Err(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
     }
+}
+
+async fn rotate(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    let Some(in_force) = planes.state.in_force() else {
+        return nothing_in_force();
+    };
+    let key = in_force.epoch.credentials().key().clone();
+    match tokio::task::spawn_blocking(move || key.rotate()).await {
+        Ok(Ok(version)) => {
+            tracing::info!(version, "a new version of the key was asked for");
+            let said =
+                format!("version {version} is made, and in use as soon as it has a certificate\n");
+            said.into_response()
+        }
+        Ok(Err(error)) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn renew(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    if planes.state.health().online.renewal.is_none() {
+        let said = "certificates come from files: replace those\n";
+        return (StatusCode::CONFLICT, said).into_response();
+    }
+    planes.state.ask_to_renew();
+    "asked for: /healthz says how it goes\n".into_response()
 }
 
 fn nothing_in_force() -> Response {

@@ -51,6 +51,13 @@ impl Source {
         self.renewing.is_some()
     }
 
+    /// Has the certificate renewed now, where an authority issues it.
+    pub(crate) fn renew(&self) {
+        if let Some(renewing) = &self.renewing {
+            renewing.renew();
+        }
+    }
+
     /// How it stands with the session, if there is one.
     pub(crate) fn vault_figures(&self) -> Option<VaultFigures> {
         self.vault.as_ref().map(|vault| vault.figures())

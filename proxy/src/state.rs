@@ -2,6 +2,7 @@
 //! the prover, read by everything else.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sealwire_identity::{Epoch, Renewal};
@@ -65,6 +66,7 @@ pub struct State {
     notes: Mutex<BTreeMap<&'static str, String>>,
     key: Mutex<Option<KeyHealth>>,
     online: Mutex<Online>,
+    renew: AtomicBool,
     draining: watch::Sender<bool>,
     closing: watch::Sender<bool>,
 }
@@ -105,6 +107,7 @@ impl State {
             notes: Mutex::default(),
             key: Mutex::default(),
             online: Mutex::default(),
+            renew: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         })
@@ -208,6 +211,16 @@ impl State {
     /// Says how it stands with what is asked over the network.
     pub fn online(&self, online: Online) {
         *lock(&self.online) = online;
+    }
+
+    /// Somebody wants the certificate to be renewed now.
+    pub fn ask_to_renew(&self) {
+        self.renew.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody did, since this was last asked.
+    pub fn asked_to_renew(&self) -> bool {
+        self.renew.swap(false, Ordering::Relaxed)
     }
 
     /// Sets or clears a note: something to mend that stops nothing.

@@ -8,6 +8,9 @@
     reason = "tests fail loudly"
 )]
 
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
 use sealwire_pods::{KeyFrom, Mesh, Sidecar, Storage, Vaulted, assert_eventually};
 use sealwire_tests::{LONG, SOON, client, in_a_mesh, record, server, with_each_privilege};
 use serde_json::{Value, json};
@@ -58,55 +61,160 @@ fn two_pods_are_sealed_with_every_mix_of_keys() {
     });
 }
 
-/// Under the policies that `sealwire vault setup` writes.
+/// Under the policies that `sealwire vault setup` writes, by whatever way somebody logs in. `name`
+/// is the caller's own, `other` somebody else's, `path` and `other_path` those of their SPIFFE IDs.
+fn may_be_nobody_else(vaulted: &Vaulted<'_>, token: &str, own: (&str, &str), other: (&str, &str)) {
+    let mesh = vaulted.mesh;
+    let ask = |method: &str, path: &str, body: &Value| {
+        let (status, said) = vaulted.bao.ask(method, path, body, token).unwrap();
+        (status, said.to_string())
+    };
+    let sign = |names: &str| {
+        let asked = json!({ "csr": csr(mesh, names), "exclude_cn_from_sans": true });
+        ask("POST", "pki/sign/sealwire", &asked)
+    };
+    let id = |path: &str| format!("spiffe://mesh.example/{path}");
+    let own_id = id(own.1);
+    let said = sign(&own_id);
+    assert_eq!(said.0, 200, "its own name: {said:?}");
+    for names in [
+        id(other.1),
+        own_id.replace("mesh.example", "other.example"),
+        format!("{own_id}/more"),
+        format!("{own_id},URI:{}", id(other.1)),
+        format!("{own_id},IP:198.18.0.11"),
+        format!("{own_id},DNS:api.example"),
+        id("*"),
+    ] {
+        let said = sign(&names);
+        assert_eq!(said.0, 400, "{names}: {said:?}");
+    }
+    let (own, other) = (own.0, other.0);
+    let input = json!({ "input": "AAAA" });
+    let said = ask("POST", &format!("transit/sign/{own}/sha2-256"), &input);
+    assert_eq!(said.0, 200, "its own key: {said:?}");
+    for (method, path) in [
+        ("POST", format!("transit/sign/{other}/sha2-256")),
+        ("GET", format!("transit/keys/{other}")),
+        ("POST", format!("transit/keys/{other}/rotate")),
+        ("POST", format!("transit/keys/{own}/config")),
+        ("GET", format!("transit/export/signing-key/{own}")),
+        ("POST", "transit/keys/fresh".to_owned()),
+        ("DELETE", format!("transit/keys/{own}")),
+        ("POST", "pki/sign/other".to_owned()),
+        ("POST", "pki/sign-verbatim/sealwire".to_owned()),
+        ("POST", "pki/issue/sealwire".to_owned()),
+        ("POST", "pki/roles/sealwire".to_owned()),
+        ("POST", "pki/root/generate/internal".to_owned()),
+        ("GET", format!("auth/approle/role/{other}/role-id")),
+        ("POST", format!("auth/approle/role/{other}/secret-id")),
+        ("GET", "sys/policies/acl/sealwire-workload".to_owned()),
+    ] {
+        let said = ask(method, &path, &input);
+        assert_eq!(said.0, 403, "{method} {path}: {said:?}");
+    }
+}
+
 #[test]
-fn a_workload_that_asks_for_anothers_name_key_or_address_is_refused_by_the_server() {
+fn a_workload_that_asks_for_anothers_name_key_or_address_is_refused_by_app_role() {
     in_a_mesh(|mesh| {
         let vaulted = vaulted(mesh, "1h");
-        let ask = |method: &str, path: &str, body: &Value| {
-            let (status, said) = vaulted.ask_as("web", method, path, body).unwrap();
-            (status, said.to_string())
-        };
-        let sign = |names: &str| {
-            let asked = json!({ "csr": csr(mesh, names), "exclude_cn_from_sans": true });
-            ask("POST", "pki/sign/sealwire", &asked)
-        };
-        let web = "spiffe://mesh.example/workload/web";
-        let own = sign(web);
-        assert_eq!(own.0, 200, "its own name: {own:?}");
-        for (what, names) in [
-            ("another's name", "spiffe://mesh.example/workload/api"),
-            ("a pattern", "spiffe://mesh.example/workload/*"),
-            ("another domain", "spiffe://other.example/workload/web"),
-            ("an address", &format!("{web},IP:198.18.0.11")),
-            ("a host name", &format!("{web},DNS:api.example")),
-        ] {
-            let said = sign(names);
-            assert_eq!(said.0, 400, "{what}: {said:?}");
-        }
-        let input = json!({ "input": "AAAA", "prehashed": false });
-        assert_eq!(ask("POST", "transit/sign/web/sha2-256", &input).0, 200);
-        for (method, path) in [
-            ("POST", "transit/sign/api/sha2-256"),
-            ("GET", "transit/keys/api"),
-            ("POST", "transit/keys/api/rotate"),
-            ("POST", "transit/keys/web/config"),
-            ("GET", "transit/export/signing-key/web"),
-            ("POST", "transit/keys/other"),
-            ("DELETE", "transit/keys/web"),
-            ("POST", "pki/sign/other"),
-            ("POST", "pki/sign-verbatim/sealwire"),
-            ("POST", "pki/issue/sealwire"),
-            ("POST", "pki/roles/sealwire"),
-            ("POST", "pki/root/generate/internal"),
-            ("GET", "auth/approle/role/api/role-id"),
-            ("POST", "auth/approle/role/api/secret-id"),
-            ("GET", "sys/policies/acl/sealwire-workload"),
-        ] {
-            let said = ask(method, path, &input);
-            assert_eq!(said.0, 403, "{method} {path}: {said:?}");
-        }
+        let token = vaulted.token("web").unwrap();
+        may_be_nobody_else(
+            &vaulted,
+            &token,
+            ("web", "workload/web"),
+            ("api", "workload/api"),
+        );
     });
+}
+
+#[test]
+fn a_service_account_is_its_namespace_and_name_and_nobody_else() {
+    in_a_mesh(|mesh| {
+        let vaulted = vaulted(mesh, "1h");
+        let workloads = ["shop.web", "shop.api"];
+        let (signing, public) = rsa_key(mesh);
+        let claims = json!({
+            "iss": "kubernetes", "sub": "system:serviceaccount:shop:web", "aud": ["sealwire-vault"],
+            "exp": 4_000_000_000_u64, "iat": 1_700_000_000,
+            "kubernetes.io": { "namespace": "shop", "serviceaccount": { "name": "web", "uid": "one" } },
+        });
+        let jwt = jwt(mesh, &signing, &claims);
+
+        vaulted.set_up_for("jwt", &workloads).unwrap();
+        let keys = json!({ "jwt_validation_pubkeys": [public] });
+        vaulted.bao.write("auth/jwt/config", &keys).unwrap();
+        let login = json!({ "role": "sealwire", "jwt": jwt });
+        let token = vaulted.login("jwt", &login).unwrap();
+        let own = ("shop.web", "ns/shop/sa/web");
+        let other = ("shop.api", "ns/shop/sa/api");
+        may_be_nobody_else(&vaulted, &token, own, other);
+
+        // The same by the method that asks Kubernetes, for which a server stands in here.
+        vaulted.set_up_for("kubernetes", &workloads).unwrap();
+        let _reviewer = mesh
+            .world()
+            .command("/usr/bin/python3")
+            .args(["-c", include_str!("../src/programs/token_review.py")])
+            .spawn()
+            .unwrap();
+        let config = json!({
+            "kubernetes_host": "http://198.18.255.1:9000", "token_reviewer_jwt": "reviewer",
+            "disable_local_ca_jwt": true,
+            // Not used, since the stand-in speaks plain HTTP; the server insists.
+            "kubernetes_ca_cert": std::fs::read_to_string(vaulted.bao.ca()).unwrap(),
+        });
+        vaulted
+            .bao
+            .write("auth/kubernetes/config", &config)
+            .unwrap();
+        let token = assert_eventually("Kubernetes answers", SOON, || {
+            vaulted.login("kubernetes", &login).ok()
+        });
+        may_be_nobody_else(&vaulted, &token, own, other);
+        let stranger = json!({ "role": "sealwire", "jwt": jwt.replace('.', "x.") });
+        assert!(vaulted.login("kubernetes", &stranger).is_err());
+    });
+}
+
+/// An RSA key and its public half, both in PEM.
+fn rsa_key(mesh: &Mesh) -> (String, String) {
+    let made = mesh
+        .world()
+        .command("sh")
+        .args(["-c", "openssl genrsa 2048 2>/dev/null"])
+        .run(SOON)
+        .unwrap()
+        .stdout;
+    let public = mesh
+        .world()
+        .command("openssl")
+        .args(["pkey", "-pubout"])
+        .input(made.clone())
+        .run(SOON)
+        .unwrap();
+    (made, public.stdout)
+}
+
+/// A JWT with RS256.
+fn jwt(mesh: &Mesh, key: &str, claims: &Value) -> String {
+    let path = mesh.world().directory().join("issuer.key");
+    std::fs::write(&path, key).unwrap();
+    let script = format!(
+        "url() {{ openssl base64 -A | tr '+/' '-_' | tr -d =; }}
+         signed=$(printf '{{\"alg\":\"RS256\",\"typ\":\"JWT\"}}' | url).$(cat | url)
+         printf %s.%s $signed $(printf %s $signed | openssl dgst -sha256 -sign {} | url)",
+        path.display()
+    );
+    let made = mesh
+        .world()
+        .command("sh")
+        .args(["-c", &script])
+        .input(claims.to_string())
+        .run(SOON)
+        .unwrap();
+    made.stdout
 }
 
 /// A request, by a key of the test's own.
@@ -144,10 +252,12 @@ fn the_certificate_is_renewed_and_the_key_rotated_while_links_go_on() {
             custody["custody"]["transit"]["version"].as_u64()
         };
         assert_eq!(version(), Some(1));
-        vaulted
-            .bao
-            .write("transit/keys/web/rotate", &json!({}))
+        let asked = web
+            .app(&mesh.programs().cli)
+            .args(["keys", "rotate"])
+            .run(SOON)
             .unwrap();
+        assert!(asked.success(), "{}{}", asked.stdout, asked.stderr);
         assert_eventually("the new version is in use", SOON, || {
             let done = echo();
             assert!(done.success(), "{}{}", done.stdout, done.stderr);
@@ -258,5 +368,180 @@ fn readiness_falls_before_the_certificate_ends_when_it_cannot_be_renewed() {
         assert_eventually("it recovers alone", LONG, || {
             web_car.is_ready().then_some(())
         });
+    });
+}
+
+/// Steady load of both kinds for a minute: exchanges on one connection, and a new connection for
+/// each exchange; meanwhile key, certificate and issuing CA are rotated on both sides.
+#[test]
+fn nothing_fails_in_a_minute_of_load_while_key_certificate_and_issuer_are_rotated() {
+    in_a_mesh(|mesh| {
+        // A link ends with the certificate that it was made with: longer than the load.
+        let vaulted = vaulted(mesh, "10m");
+        let (web, web_car) = vaulted.sealed_pod("web", KeyFrom::Transit).unwrap();
+        let (api, api_car) = vaulted.sealed_pod("api", KeyFrom::Transit).unwrap();
+        let _server = server(&api, 8080, "echo");
+        let start = |mode: &str| {
+            let load = client(&web, api.v4(), 8080, mode).args(["60"]);
+            load.spawn().unwrap()
+        };
+        let mut loads = [start("steady"), start("churn")];
+        let begun = Instant::now();
+        let cars = [&web_car, &api_car];
+        let serials = || cars.map(serial);
+        let differ = |before: &[String; 2]| {
+            let now = serials();
+            (now[0] != before[0] && now[1] != before[1]).then_some(())
+        };
+
+        let renew = || {
+            for pod in [&web, &api] {
+                let asked = ["-sfX", "POST", "http://127.0.0.1:15000/renew"];
+                let asked = pod.app("curl").args(asked).run(SOON).unwrap();
+                assert!(asked.success(), "{}", asked.stderr);
+            }
+        };
+
+        let first = serials();
+        renew();
+        assert_eventually("certificates are replaced", LONG, || differ(&first));
+
+        let keys =
+            || cars.map(|car| car.admin("/custody")["custody"]["transit"]["version"].as_u64());
+        let before = serials();
+        for pod in [&web, &api] {
+            let asked = pod.app(&mesh.programs().cli).args(["keys", "rotate"]);
+            assert!(asked.run(SOON).unwrap().success());
+        }
+        assert_eventually("keys are replaced", LONG, || {
+            (keys() == [Some(2), Some(2)]).then_some(())
+        });
+        differ(&before).expect("a new key has a new certificate");
+
+        let next = json!({
+            "common_name": "next root", "uri_sans": "spiffe://mesh.example", "key_type": "ec",
+            "issuer_name": "next", "ttl": "87600h",
+        });
+        vaulted
+            .bao
+            .write("pki/root/generate/internal", &next)
+            .unwrap();
+        let trusting = || cars.map(|car| car.admin("/certificates")["epoch"].as_u64().unwrap_or(0));
+        let epochs = trusting();
+        assert_eventually("both trust the next", LONG, || {
+            let now = trusting();
+            (now[0] > epochs[0] && now[1] > epochs[1]).then_some(())
+        });
+        let default = json!({ "default": "next" });
+        vaulted.bao.write("pki/config/issuers", &default).unwrap();
+        renew();
+        assert_eventually("both have certificates of the next", LONG, || {
+            let issued = cars.map(|car| car.admin("/certificates")["own"]["issuer"].to_string());
+            issued
+                .iter()
+                .all(|issuer| issuer.contains("next"))
+                .then_some(())
+        });
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "all of it under load"
+        );
+
+        for load in &mut loads {
+            let ended = load.wait(LONG).unwrap();
+            let broken = |car: &Sidecar| {
+                let records = car.records().into_iter();
+                records
+                    .filter(|record| record["outcome"] != "complete")
+                    .collect::<Vec<_>>()
+            };
+            assert!(
+                ended.success(),
+                "{}: {:#?} {:#?}",
+                load.stdout(),
+                broken(&web_car),
+                broken(&api_car)
+            );
+            assert!(load.stdout().contains("none broken"), "{}", load.stdout());
+        }
+        let records = web_car.records();
+        let used = |name: &str| -> HashSet<_> {
+            let values = records.iter().map(|record| record[name].to_string());
+            values.collect()
+        };
+        assert!(used("serial").len() >= 3, "{:?}", used("serial"));
+        assert_eq!(used("key").len(), 2, "{:?}", used("key"));
+        // No session outlives its epoch: each begins with a full handshake.
+        for epoch in used("epoch") {
+            let mut of_epoch = records.iter();
+            let full = of_epoch
+                .any(|record| record["epoch"].to_string() == epoch && record["resumed"] == false);
+            assert!(full, "epoch {epoch}");
+        }
+    });
+}
+
+/// The files of an AppRole login, and whatever looks like a token.
+#[test]
+fn no_secret_is_in_a_log_an_argument_or_the_environment() {
+    in_a_mesh(|mesh| {
+        let vaulted = vaulted(mesh, "24s");
+        // Short-lived, so that logins and renewals are among what is logged.
+        let short = json!({
+            "token_policies": ["sealwire-workload"], "token_no_default_policy": true,
+            "token_ttl": "3s", "token_max_ttl": "6s",
+        });
+        vaulted.bao.write("auth/approle/role/web", &short).unwrap();
+        let (web, web_car) = vaulted.sealed_pod("web", KeyFrom::Transit).unwrap();
+        let figures = || {
+            let (_, text) = web_car.health("/healthz").unwrap();
+            let health: Value = serde_json::from_str(&text).unwrap();
+            health["health"]["online"]["vault"].clone()
+        };
+        assert_eventually("it has logged in again, and renewed", LONG, || {
+            let figures = figures();
+            (figures["logins"].as_u64()? >= 2 && figures["renewals"].as_u64()? >= 1).then_some(())
+        });
+        vaulted.bao.seal().unwrap();
+        assert_eventually("it has been refused", SOON, || {
+            figures()["problem"].as_str().map(drop)
+        });
+        let pid = web_car.process.pid();
+        let script = format!(
+            "cd {}/web; cat /proc/{pid}/cmdline /proc/{pid}/environ | tr '\\0' '\\n'; echo ----; cat role-id; echo; cat secret-id",
+            mesh.world().directory().display()
+        );
+        let seen = mesh
+            .world()
+            .command("sh")
+            .args(["-c", &script])
+            .run(SOON)
+            .unwrap();
+        let (process, secrets) = seen.stdout.split_once("----\n").unwrap();
+        assert!(process.contains("sealwire-proxy"), "{process}");
+        let said = format!(
+            "{process}{}{}{}{}",
+            web_car.process.stdout(),
+            web_car.process.stderr(),
+            web_car.metrics(),
+            ["/config", "/custody", "/certificates"]
+                .map(|path| web_car.admin(path).to_string())
+                .concat(),
+        );
+        assert!(said.contains("logged in"), "the log is that of a login");
+        for secret in secrets.lines() {
+            assert!(secret.len() > 30, "{secret}");
+            assert!(!said.contains(secret), "a role id or secret id");
+        }
+        let token_like = said
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'))
+            .find(|word| {
+                ["s.", "hvs."].iter().any(|prefix| {
+                    word.strip_prefix(prefix)
+                        .is_some_and(|rest| rest.len() >= 20)
+                })
+            });
+        assert_eq!(token_like, None, "a token");
+        drop(web);
     });
 }

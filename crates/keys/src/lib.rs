@@ -85,6 +85,17 @@ pub trait PrivateKey: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Has the key's home make the version that comes after this one. Blocks.
+    ///
+    /// # Errors
+    /// Where the home has no versions, or does not let this workload make one.
+    fn rotate(&self) -> Result<u64, SignError> {
+        Err(SignError::Refused(
+            "it has no versions: have a new key made in its place by whoever made this one"
+                .to_owned(),
+        ))
+    }
+
     /// Whether this kind of key is for development only.
     fn development(&self) -> bool {
         false

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 pub use self::reference::{TransitReference, TransitReferenceError};
 use self::signer::Signer;
 use crate::public_key::PublicKey;
-use crate::vault::Vault;
+use crate::vault::{Method, Request, Vault};
 use crate::{
     Custody, KeyFigures, KeyHealth, OpenError, PrivateKey, Scheme, SignError, TransitConfig,
 };
@@ -160,6 +160,27 @@ impl PrivateKey for TransitKey {
 
     fn health(&self) -> KeyHealth {
         self.signer.health()
+    }
+
+    fn rotate(&self) -> Result<u64, SignError> {
+        if self.config.version.is_some() {
+            return Err(SignError::Refused(
+                "its version is pinned: leave key.vaultTransit.version out".to_owned(),
+            ));
+        }
+        let reference = &self.config.reference;
+        let request = Request {
+            method: Method::Post,
+            path: format!("{}/keys/{}/rotate", reference.mount(), reference.key()),
+            body: None,
+            what: format!("to rotate {reference}"),
+        };
+        self.vault().ask(request, self.config.wait)?;
+        let described = key::read(self.vault(), reference, self.config.wait)?;
+        self.signer
+            .newest
+            .store(described.latest_version, Ordering::Relaxed);
+        Ok(described.latest_version)
     }
 
     fn successor(&self) -> Option<u64> {

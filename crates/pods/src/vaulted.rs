@@ -48,41 +48,46 @@ impl<'a> Vaulted<'a> {
         Ok(vaulted)
     }
 
-    /// Runs `sealwire vault setup --apply` for these workloads.
+    /// Runs `sealwire vault setup --apply` for these workloads, which log in by AppRole.
     ///
     /// # Errors
     /// When it fails.
     pub fn set_up(&self, workloads: &[&str]) -> Result<String, WorldError> {
+        self.set_up_for("approle", workloads)
+    }
+
+    /// The same, for another way to log in.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn set_up_for(&self, login: &str, workloads: &[&str]) -> Result<String, WorldError> {
         let token = self.mesh.world().directory().join("operator.token");
         self.secret(&token, self.bao.root_token(), 0)?;
-        let mut arguments: Vec<String> = [
-            "vault",
-            "setup",
-            "--apply",
-            "--auth",
-            "approle",
-            "--let-rotate",
-            "--trust-domain",
-            TRUST_DOMAIN,
-            "--ttl",
-            self.ttl,
-            "--address",
-            &self.bao.address(),
-            "--ca",
-        ]
-        .map(str::to_owned)
-        .into();
-        arguments.push(self.bao.ca().display().to_string());
-        arguments.push("--token-file".to_owned());
-        arguments.push(token.display().to_string());
-        for workload in workloads {
-            arguments.extend(["--workload".to_owned(), (*workload).to_owned()]);
-        }
+        let (address, ca, token) = (
+            self.bao.address(),
+            self.bao.ca().display().to_string(),
+            token.display().to_string(),
+        );
+        let given = [
+            ("--auth", login),
+            ("--trust-domain", TRUST_DOMAIN),
+            ("--ttl", self.ttl),
+            ("--address", &address),
+            ("--ca", &ca),
+            ("--token-file", &token),
+        ];
+        let given = given.into_iter();
+        let workloads = workloads.iter().map(|workload| ("--workload", *workload));
         let done = self
             .mesh
             .world()
             .command(&self.mesh.programs().cli)
-            .args(arguments)
+            .args(["vault", "setup", "--apply", "--let-rotate"])
+            .args(
+                given
+                    .chain(workloads)
+                    .flat_map(|(name, value)| [name, value]),
+            )
             .run(SOON)?;
         Ok(succeeded("sealwire vault setup", done)?.stdout)
     }
@@ -198,25 +203,31 @@ log: {{ format: json, level: {log} }}
         )
     }
 
-    /// What a workload's own login may do: the status and the answer of one request.
+    /// The token that a workload gets by AppRole.
     ///
     /// # Errors
-    /// When there is no answer.
-    pub fn ask_as(
-        &self,
-        workload: &str,
-        method: &str,
-        path: &str,
-        body: &Value,
-    ) -> Result<(u16, Value), WorldError> {
+    /// When it cannot log in.
+    pub fn token(&self, workload: &str) -> Result<String, WorldError> {
         let role = format!("auth/approle/role/{workload}");
         let id = self.bao.read(&format!("{role}/role-id"))?;
         let secret = self.bao.write(&format!("{role}/secret-id"), &json!({}))?;
-        let login = json!({
-            "role_id": id["data"]["role_id"], "secret_id": secret["data"]["secret_id"],
-        });
-        let (_, said) = self.bao.ask("POST", "auth/approle/login", &login, "")?;
-        let token = said["auth"]["client_token"].as_str().unwrap_or_default();
-        self.bao.ask(method, path, body, token)
+        self.login(
+            "approle",
+            &json!({ "role_id": id["data"]["role_id"], "secret_id": secret["data"]["secret_id"] }),
+        )
+    }
+
+    /// The token that somebody gets by a method.
+    ///
+    /// # Errors
+    /// When the login is refused.
+    pub fn login(&self, method: &str, body: &Value) -> Result<String, WorldError> {
+        let path = format!("auth/{method}/login");
+        let (status, said) = self.bao.ask("POST", &path, body, "")?;
+        let token = said["auth"]["client_token"].as_str();
+        token.map(str::to_owned).ok_or_else(|| WorldError::Step {
+            step: path,
+            message: format!("{status} {said}"),
+        })
     }
 }

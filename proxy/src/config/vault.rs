@@ -135,7 +135,7 @@ impl Config {
             .address
             .parse()
             .map_err(|error| wrong(format!("{:?}: {error}", section.address)))?;
-        if uri.scheme_str() != Some("https") || uri.path().trim_end_matches('/') != "" {
+        if uri.scheme_str() != Some("https") || !uri.path().trim_matches('/').is_empty() {
             return Err(wrong(format!(
                 "{:?} is not https:// with a name or an address, and a port",
                 section.address
