@@ -319,9 +319,17 @@ fn step(why: impl Into<String>, path: impl Into<String>, body: Value) -> Step {
 
 /// A step for a shell. Inside the text only `$ACCESSOR` is special to it.
 fn command(step: &Step) -> String {
+    if let (Some(name), Some(policy)) = (
+        step.path.strip_prefix("sys/policies/acl/"),
+        step.body["policy"].as_str(),
+    ) {
+        let policy = policy.trim();
+        return format!(
+            "\n# {}\nvault policy write {name} - <<HCL\n{policy}\nHCL\n",
+            step.why
+        );
+    }
     let body = serde_json::to_string_pretty(&step.body).unwrap_or_default();
-    // Backslashes of JSON would be the shell's.
-    let body = body.replace('\\', "\\\\");
     format!(
         "\n# {}\nvault write {} - <<JSON\n{body}\nJSON\n",
         step.why, step.path

@@ -118,7 +118,13 @@ impl PrivateKey for TransitKey {
                 scheme: scheme.name(),
             });
         }
-        self.signer.sign(scheme, message)
+        let signature = self.signer.sign(scheme, message)?;
+        // Another key of the same name has versions of the same numbers.
+        if !self.public.verifies(scheme, message, &signature) {
+            self.signer.fails(SignError::KeyChanged);
+            return Err(SignError::KeyChanged);
+        }
+        Ok(signature)
     }
 
     fn custody(&self) -> Result<Custody, SignError> {

@@ -204,7 +204,8 @@ impl Signer {
         }
     }
 
-    fn fails(&self, error: SignError) {
+    /// It does not sign as it should: it is tried again until it does.
+    pub(super) fn fails(&self, error: SignError) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.failed.notify_one();
     }

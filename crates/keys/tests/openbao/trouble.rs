@@ -1,5 +1,8 @@
 //! What goes wrong with a server: the state is named, and what can recover does so by itself.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use sealwire_keys::{KeyHealth, SignError};
 
 use super::*;
@@ -158,4 +161,107 @@ fn more_signatures_than_may_wait_are_refused_as_overload() {
             .count()
     });
     assert!(refused > 0);
+}
+
+/// Something before the server that answers in its place.
+struct Faulty {
+    process: std::process::Child,
+    address: String,
+    mode: PathBuf,
+}
+
+impl Faulty {
+    fn before(ground: &Ground) -> Self {
+        let mode = ground.path("mode");
+        fs::write(&mode, "ok").unwrap();
+        let mut process = Command::new("/usr/bin/python3")
+            .args(["-c", include_str!("faulty.py")])
+            .arg(ground.bao.address().trim_start_matches("https://"))
+            .args([ground.bao.ca(), ground.path("server.key"), mode.clone()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut port = String::new();
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        said.read_line(&mut port).unwrap();
+        Self {
+            process,
+            address: format!("https://127.0.0.1:{}", port.trim()),
+            mode,
+        }
+    }
+
+    fn answers(&self, mode: &str) {
+        // In one step: it is read at any moment.
+        let fresh = self.mode.with_extension("fresh");
+        fs::write(&fresh, mode).unwrap();
+        fs::rename(fresh, &self.mode).unwrap();
+    }
+
+    fn key(&self, ground: &Ground) -> Arc<dyn PrivateKey> {
+        let config = VaultConfig {
+            address: self.address.clone(),
+            ..ground.config(ground.app_role())
+        };
+        open(&KeyConfig::Transit(transit(Vault::start(config).unwrap()))).unwrap()
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn answers_that_pass_are_asked_for_again_within_the_same_signature() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let faulty = Faulty::before(&ground);
+    let key = faulty.key(&ground);
+    for status in ["500", "503", "429", "412", "473", "502"] {
+        faulty.answers(&format!("{status} 3"));
+        assert!(signs(key.as_ref()), "{status}");
+        assert_eq!(fs::read_to_string(&faulty.mode).unwrap(), "ok");
+        assert!(matches!(key.health(), KeyHealth::Ready), "{status}");
+    }
+    faulty.answers("slow");
+    assert!(signs(key.as_ref()), "two seconds are within the five");
+}
+
+#[test]
+fn a_server_that_keeps_failing_degrades_the_key_within_the_deadline_until_it_is_well() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let faulty = Faulty::before(&ground);
+    let key = faulty.key(&ground);
+    for (status, said) in [("500", "failing"), ("429", "busy")] {
+        faulty.answers(status);
+        let error = key.sign(key.schemes()[0], b"message").unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(matches!(key.health(), KeyHealth::Degraded(_)));
+        faulty.answers("ok");
+        until_ready(key.as_ref());
+    }
+}
+
+#[test]
+fn another_key_by_the_same_name_is_not_taken_for_it() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let key = ground.key();
+    // Another key by the same name: its version 1 is not ours.
+    let allow = json!({ "deletion_allowed": true });
+    ground.bao.write("transit/keys/web/config", &allow).unwrap();
+    ground.bao.delete("transit/keys/web").unwrap();
+    ground
+        .bao
+        .write("transit/keys/web", &json!({ "type": "ecdsa-p256" }))
+        .unwrap();
+    let refused = key.sign(key.schemes()[0], b"message").unwrap_err();
+    assert!(
+        matches!(refused, SignError::KeyChanged | SignError::KeyGone),
+        "{refused}"
+    );
+    assert_eventually("it is seen that it is another key", SOON, || {
+        matches!(key.health(), KeyHealth::Down(SignError::KeyChanged)).then_some(())
+    });
 }
