@@ -19,11 +19,11 @@ pub use settings::Settings;
 pub(crate) use settings::{check_net, patterns};
 pub use types::{
     CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, ExceptionKind,
-    ExceptionRule, IdentitySection, InboundRule, InboundSection, KeySection, LimitsSection,
-    LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, Ports, ResumptionSection,
-    RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection, VaultCertificateSection,
-    VaultClientSection, VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection,
-    VaultTransitSection,
+    ExceptionRule, GenerateKey, IdentitySection, InboundRule, InboundSection, KeySection,
+    LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, Ports,
+    ResumptionSection, RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection,
+    VaultCertificateSection, VaultClientSection, VaultJwtSection, VaultPkiSection, VaultSection,
+    VaultTokenFileSection, VaultTransitSection,
 };
 pub use vault::{CertificatesFrom, KeyIn, PkiSettings, TransitSettings};
 

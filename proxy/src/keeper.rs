@@ -256,15 +256,12 @@ impl Work {
         }
     }
 
-    /// A newer version of the key is another key: it serves as soon as it has a certificate.
+    /// A key that is to follow serves as soon as it has a certificate.
     fn look_for_successor(&mut self, key: &dyn PrivateKey) {
-        match (&self.next, key.successor()) {
-            (None, Some(version)) => match self.source.open(&self.settings) {
+        match (&self.next, key.has_successor()) {
+            (None, true) => match self.source.open(&self.settings) {
                 Ok(next) if next.public_key() != key.public_key() => {
-                    tracing::info!(
-                        version,
-                        "the key has a successor: a certificate is asked for"
-                    );
+                    tracing::info!("the key has a successor: a certificate is asked for");
                     say_opened(next.as_ref());
                     self.next = Some(Successor {
                         key: Arc::new(Metered::new(next)),

@@ -66,12 +66,12 @@ impl PrivateKey for Metered {
         self.key.health()
     }
 
-    fn rotate(&self) -> Result<u64, SignError> {
+    fn rotate(&self) -> Result<(), SignError> {
         self.key.rotate()
     }
 
-    fn successor(&self) -> Option<u64> {
-        self.key.successor()
+    fn has_successor(&self) -> bool {
+        self.key.has_successor()
     }
 
     fn development(&self) -> bool {

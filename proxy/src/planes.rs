@@ -201,11 +201,9 @@ async fn rotate(Shared(planes): Shared<Arc<Planes>>) -> Response {
     };
     let key = in_force.epoch.credentials().key().clone();
     match tokio::task::spawn_blocking(move || key.rotate()).await {
-        Ok(Ok(version)) => {
-            tracing::info!(version, "a new version of the key was asked for");
-            let said =
-                format!("version {version} is made, and in use as soon as it has a certificate\n");
-            said.into_response()
+        Ok(Ok(())) => {
+            tracing::info!("another key was asked for");
+            "asked for: another key is in use as soon as it has a certificate\n".into_response()
         }
         Ok(Err(error)) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -113,6 +113,17 @@ pub enum OpenError {
         /// What is missing.
         problem: String,
     },
+    /// The token makes no key.
+    #[error(
+        "token {token:?} makes no key: {source}: let its user generate session objects, or name a key that is there and say \
+         key.pkcs11.generate: none"
+    )]
+    Generate {
+        /// Label of the token.
+        token: String,
+        /// What the token said.
+        source: SignError,
+    },
     /// A test signature does not verify with the public key.
     #[error(
         "a test signature by {uri} with {scheme} does not verify: private and public key do not belong together"
@@ -287,7 +298,7 @@ impl From<VaultError> for SignError {
 impl From<OpenError> for SignError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Token { source, .. } => source,
+            OpenError::Token { source, .. } | OpenError::Generate { source, .. } => source,
             OpenError::TokenMissing { .. } => Self::Unusable(error.to_string()),
             OpenError::PinFile(_)
             | OpenError::PinNotConfigured { .. }

@@ -80,16 +80,16 @@ pub trait PrivateKey: Send + Sync + fmt::Debug {
         KeyHealth::Ready
     }
 
-    /// The version of the key that has come after this one, where its home has one. Does not block.
-    fn successor(&self) -> Option<u64> {
-        None
+    /// Whether another key is to follow this one: opened anew, its home gives that. Does not block.
+    fn has_successor(&self) -> bool {
+        false
     }
 
-    /// Has the key's home make the version that comes after this one. Blocks.
+    /// Has another key follow this one. Blocks.
     ///
     /// # Errors
-    /// Where the home has no versions, or does not let this workload make one.
-    fn rotate(&self) -> Result<u64, SignError> {
+    /// Where its home cannot make one, or does not let this workload do so.
+    fn rotate(&self) -> Result<(), SignError> {
         Err(SignError::Refused(
             "it has no versions: have a new key made in its place by whoever made this one"
                 .to_owned(),
@@ -126,9 +126,30 @@ pub struct Pkcs11Config {
     pub queue: usize,
     /// How long a signature may wait for a session.
     pub wait: Duration,
+    /// Makes a key in the token instead of finding one: a session object, which dies with the
+    /// process.
+    pub generate: Option<Generate>,
     /// Directory in which a refused PIN is remembered across restarts of the process, without the
     /// PIN.
     pub state: Option<PathBuf>,
+}
+
+/// A key to make in a token, named as the URI says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Generate {
+    /// On which curve.
+    pub curve: Curve,
+    /// Age at which another is to follow it.
+    pub max_age: Option<Duration>,
+}
+
+/// A curve that keys can be made on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Curve {
+    /// NIST P-256.
+    P256,
+    /// NIST P-384.
+    P384,
 }
 
 /// A key in a transit mount.

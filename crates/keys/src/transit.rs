@@ -3,7 +3,7 @@
 //! [`reference`] names a key, [`key`] reads what the server says about it, [`signer`] asks for
 //! signatures, several at once where several wait. A key here is one version of the server's key:
 //! its certificate is for that version, which is asked for in every request and asserted in every
-//! answer. A newer version is noticed ([`PrivateKey::successor`]) and is another key.
+//! answer. A newer version is noticed ([`PrivateKey::has_successor`]) and is another key.
 
 mod key;
 mod reference;
@@ -168,7 +168,7 @@ impl PrivateKey for TransitKey {
         self.signer.health()
     }
 
-    fn rotate(&self) -> Result<u64, SignError> {
+    fn rotate(&self) -> Result<(), SignError> {
         if self.config.version.is_some() {
             return Err(SignError::Refused(
                 "its version is pinned: leave key.vaultTransit.version out".to_owned(),
@@ -186,12 +186,12 @@ impl PrivateKey for TransitKey {
         self.signer
             .newest
             .store(described.latest_version, Ordering::Relaxed);
-        Ok(described.latest_version)
+        Ok(())
     }
 
-    fn successor(&self) -> Option<u64> {
+    fn has_successor(&self) -> bool {
         let newest = self.signer.newest.load(Ordering::Relaxed);
-        (newest > self.version && self.config.version.is_none()).then_some(newest)
+        newest > self.version && self.config.version.is_none()
     }
 }
 

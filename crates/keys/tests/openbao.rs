@@ -211,7 +211,7 @@ fn a_key_stays_its_version_when_the_server_has_a_newer_one_and_says_that_it_has(
         .write("transit/keys/web/rotate", &json!({}))
         .unwrap();
     assert_eventually("the new version is noticed", SOON, || {
-        (key.successor() == Some(2)).then_some(())
+        key.has_successor().then_some(())
     });
     assert!(signs(key.as_ref()), "the old version signs on");
     let next = ground.key();

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sealwire_identity::{CertificateFacts, Epoch, Profile, SpiffeIdPattern, TrustDomain};
-use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config, VaultConfig};
+use sealwire_keys::{
+    Curve, Generate, KeyConfig, MemoryConfig, Pkcs11Config, Pkcs11Uri, VaultConfig,
+};
 use sealwire_link::{Direction, LinkLimits, LiveLink};
 use time::OffsetDateTime;
 
 use super::{
-    CertificatesFrom, Config, ConfigError, ExceptionKind, KeyIn, KeySection, RevocationSettings,
+    CertificatesFrom, Config, ConfigError, ExceptionKind, GenerateKey, KeyIn, KeySection,
+    Pkcs11Section, RevocationSettings,
 };
 use crate::capture::{CaptureSpec, ExceptionSpec};
 use crate::policy::{Decision, InboundPolicy, OutboundPolicy};
@@ -155,6 +158,7 @@ impl Config {
                     max_sessions: section.max_sessions,
                     queue: section.queue,
                     wait: Duration::from_secs(section.wait_seconds),
+                    generate: self.generate(section)?,
                     state: section.state.clone(),
                 }))))
             }
@@ -169,6 +173,39 @@ impl Config {
                 development: true,
             }))),
         }
+    }
+
+    /// Where an authority issues certificates for whatever key there is, one is made at the start
+    /// and dies with the process, unless a certain one is named by its id.
+    fn generate(&self, section: &Pkcs11Section) -> Result<Option<Generate>, ConfigError> {
+        let online = self.identity.vault_pki.is_some();
+        let named = section
+            .uri
+            .parse::<Pkcs11Uri>()
+            .is_ok_and(|uri| uri.id().is_some());
+        let curve = match section.generate {
+            Some(GenerateKey::None) => return Ok(None),
+            None if named || !online => return Ok(None),
+            None | Some(GenerateKey::P256) => Curve::P256,
+            Some(GenerateKey::P384) => Curve::P384,
+        };
+        let wrong = |problem, fix| Err(ConfigError::invalid("key.pkcs11.generate", problem, fix));
+        if !online {
+            return wrong(
+                "nobody would issue a certificate for a key that is made here",
+                "say identity.vaultPki, or name a key that is there",
+            );
+        }
+        if named {
+            return wrong(
+                "the URI names a certain key by its id",
+                "leave id= out, or say generate: none",
+            );
+        }
+        Ok(Some(Generate {
+            curve,
+            max_age: section.max_age_seconds.map(Duration::from_secs),
+        }))
     }
 
     fn trust_domains(&self) -> Result<Vec<TrustDomain>, ConfigError> {

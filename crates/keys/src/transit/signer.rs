@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{PROOF, key};
+use super::{PROOF, TransitReference, key};
 use crate::public_key::PublicKey;
 use crate::vault::{Inner, Method, Request, VaultError};
 use crate::{KeyFigures, KeyHealth, Scheme, SignError, TransitConfig};
@@ -60,8 +60,14 @@ struct Order {
 
 /// What every request of one key has in common.
 struct Asking {
-    config: TransitConfig,
+    /// Not the whole configuration: the session has to end with its owners, of which its own tasks
+    /// must be none.
+    reference: TransitReference,
     version: u64,
+    batch: usize,
+    requests: usize,
+    wait: Duration,
+    look: Duration,
     vault: Arc<Inner>,
     signer: Weak<Signer>,
 }
@@ -95,8 +101,12 @@ impl Signer {
             newest: AtomicU64::new(version),
         });
         let asking = Arc::new(Asking {
-            config: config.clone(),
+            reference: config.reference.clone(),
             version,
+            batch: config.batch.get(),
+            requests: config.requests.get(),
+            wait: config.wait,
+            look: config.look,
             vault: config.vault.inner().clone(),
             signer: Arc::downgrade(&signer),
         });
@@ -213,14 +223,14 @@ impl Signer {
 
 /// Gathers orders into requests.
 async fn take_orders(asking: Arc<Asking>, mut orders: mpsc::Receiver<Order>) {
-    let places = Arc::new(Semaphore::new(asking.config.requests.get()));
+    let places = Arc::new(Semaphore::new(asking.requests));
     while let Some(first) = orders.recv().await {
         // While there is no place, orders gather in the queue.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let mut batch = vec![first];
-        while batch.len() < asking.config.batch.get()
+        while batch.len() < asking.batch
             && let Ok(next) = orders.try_recv()
         {
             batch.push(next);
@@ -253,7 +263,7 @@ async fn recover(asking: Arc<Asking>, signer: Arc<Signer>, public: PublicKey) {
             pause = (pause * 2).min(longest);
             match asking.prove(scheme, &public).await {
                 Ok(()) => {
-                    tracing::info!(key = %asking.config.reference, "the key signs again");
+                    tracing::info!(key = %asking.reference, "the key signs again");
                     signer.works();
                 }
                 Err(error) => {
@@ -274,9 +284,9 @@ async fn recover(asking: Arc<Asking>, signer: Arc<Signer>, public: PublicKey) {
 /// Looks now and then whether the key has a new version.
 async fn look_for_versions(asking: Arc<Asking>) {
     loop {
-        sleep(asking.config.look.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
-        let question = key::question(&asking.config.reference);
-        let within = Instant::now() + asking.config.wait;
+        sleep(asking.look.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
+        let question = key::question(&asking.reference);
+        let within = Instant::now() + asking.wait;
         let answer = asking.vault.ask(&question, within).await;
         let Some(signer) = asking.signer.upgrade() else {
             return;
@@ -380,7 +390,7 @@ impl Asking {
             }
             Scheme::Ed25519 => {}
         }
-        let reference = &self.config.reference;
+        let reference = &self.reference;
         Request {
             method: Method::Post,
             path: format!("{}/sign/{}/{hash}", reference.mount(), reference.key()),
@@ -395,7 +405,7 @@ impl Asking {
             // Below min_encryption_version, or beyond the latest: it will not come back by itself.
             return Err(SignError::Refused(format!(
                 "version {} of {}: {}: keep min_encryption_version at or below it until its certificate has been replaced",
-                self.version, self.config.reference, signed.error
+                self.version, self.reference, signed.error
             )));
         }
         let mut parts = signed.signature.splitn(3, ':');
@@ -422,13 +432,13 @@ impl Asking {
         let order = Order {
             scheme,
             input,
-            deadline: Instant::now() + self.config.wait,
+            deadline: Instant::now() + self.wait,
             reply,
         };
         // In time even where the server keeps silent.
-        let _ = timeout(self.config.wait, self.serve(vec![order])).await;
+        let _ = timeout(self.wait, self.serve(vec![order])).await;
         let signature = replied.try_recv().unwrap_or(Err(SignError::Silent {
-            longer_than: self.config.wait,
+            longer_than: self.wait,
         }))?;
         if public.verifies(scheme, PROOF, &signature) {
             Ok(())
