@@ -1,5 +1,5 @@
 # The two commands of the README. Each does its own set-up.
-.PHONY: demo test lint bench setup
+.PHONY: demo test lint bench bench-hsm setup
 
 SUITE ?= all
 
@@ -19,6 +19,11 @@ bench:
 	scripts/setup test
 	cargo build --locked --release --workspace --bins --lib
 	target/release/sealwire-bench
+
+bench-hsm:
+	scripts/setup test
+	cargo build --locked --release --workspace --bins --lib
+	target/release/sealwire-bench hsm
 
 setup:
 	scripts/setup test

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
@@ -136,7 +137,9 @@ struct IssueArguments {
 struct Id(Vec<u8>);
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let done = run(Arguments::parse());
+    sealwire_keys::finish(Duration::from_secs(5));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);

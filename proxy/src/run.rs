@@ -10,6 +10,7 @@ use std::time::Duration;
 use metrics::counter;
 use sealwire_keys::KeyConfig;
 use sealwire_link::{CloseReason, Direction, Links, LinksConfig, Registry, SigningPool};
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -67,18 +68,37 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
     for (measure, state) in confinement.gaps() {
         tracing::warn!(measure, ?state, "the proxy is not wholly locked in");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.config.limits.workers)
-        .thread_name("sealwire-worker")
-        .enable_all()
-        .build()?;
+    let workers = settings.config.limits.workers;
+    let relays = runtime("sealwire-relay", workers, 0)?;
+    let making = runtime("sealwire-make", workers, MAKING_NICENESS)?;
     let proxy = Proxy {
         path: path.to_owned(),
         settings,
         log_level,
         confinement,
+        relays: relays.handle().clone(),
     };
-    runtime.block_on(proxy.serve(listeners))
+    let exit = making.block_on(proxy.serve(listeners));
+    // Whatever still relays ends with the process.
+    relays.shutdown_background();
+    sealwire_keys::finish(Duration::from_secs(1));
+    exit
+}
+
+/// By how much the threads that make links are nicer than those that relay: what is sealed goes
+/// first.
+const MAKING_NICENESS: i32 = 5;
+
+fn runtime(name: &str, threads: usize, niceness: i32) -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .on_thread_start(move || {
+            // On Linux this is the thread's own. Where it is refused, nothing else changes.
+            let _ = rustix::process::nice(niceness);
+        })
+        .enable_all()
+        .build()
 }
 
 fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
@@ -124,6 +144,8 @@ struct Proxy {
     settings: Arc<Settings>,
     log_level: LogLevel,
     confinement: Report,
+    /// Where bytes are moved.
+    relays: Handle,
 }
 
 impl Proxy {
@@ -156,7 +178,7 @@ impl Proxy {
             state: state.clone(),
             registry: registry.clone(),
             log_level: self.log_level.clone(),
-            runtime: tokio::runtime::Handle::current(),
+            runtime: Handle::current(),
         })?;
 
         let first = tokio::select! {
@@ -172,11 +194,12 @@ impl Proxy {
             // Admission bounds those that sign; the others are bounded as connections are.
             limits.connections,
         )?);
-        let links = Arc::new(Links::new(LinksConfig {
+        let links = Links::new(LinksConfig {
             pool,
             registry: registry.clone(),
             limits: self.settings.links,
-        }));
+        });
+        let links = Arc::new(links.relaying_on(self.relays.clone()));
         // Nobody else sets it.
         let _ = planes.links.set(links.clone());
         let desk = Arc::new(ProofDesk::default());

@@ -9,6 +9,7 @@
     reason = "a tool for people, which fails loudly"
 )]
 
+mod hsm;
 mod load;
 
 use std::net::IpAddr;
@@ -31,6 +32,10 @@ struct Arguments {
 enum Command {
     /// Answers, inside a pod.
     Serve,
+    /// What a frozen HSM and a slow one cost.
+    Hsm,
+    /// Signs by a key in a device, and prints how often it did in a second.
+    Sign { module: PathBuf, uri: String },
     /// Measures, inside a pod, and prints one number a line.
     Load { address: IpAddr },
 }
@@ -40,6 +45,8 @@ fn main() {
     match arguments.command {
         Some(Command::Serve) => load::serve(),
         Some(Command::Load { address }) => load::measure(address),
+        Some(Command::Hsm) => hsm::compare(arguments.rounds),
+        Some(Command::Sign { module, uri }) => hsm::sign(&module, &uri),
         None => compare(arguments.rounds),
     }
 }

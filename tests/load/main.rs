@@ -9,7 +9,7 @@
 )]
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 #[derive(Parser)]
 enum Arguments {
@@ -40,6 +41,9 @@ enum Load {
         /// Connections that are kept busy.
         #[arg(long, default_value_t = 20)]
         links: usize,
+        /// Milliseconds between two exchanges on an open connection.
+        #[arg(long, default_value_t = 0)]
+        pace: u64,
         /// Threads that open one connection after another.
         #[arg(long, default_value_t = 2)]
         dialers: usize,
@@ -72,14 +76,26 @@ fn main() {
             address,
             port,
             links,
+            pace,
             dialers,
             pause,
-        }) => run(
-            SocketAddr::new(address, port),
-            links,
-            dialers,
-            Duration::from_millis(pause),
-        ),
+        }) => {
+            let seen = Arc::new(Seen::default());
+            let server = SocketAddr::new(address, port);
+            for _ in 0..links {
+                let seen = seen.clone();
+                small_thread(move || {
+                    let ended = keep_busy(server, &seen, Duration::from_millis(pace));
+                    seen.broken.fetch_add(1, Relaxed);
+                    ended
+                });
+            }
+            for _ in 0..dialers {
+                let seen = seen.clone();
+                small_thread(move || open_others(server, &seen, Duration::from_millis(pause)));
+            }
+            report(&seen);
+        }
         Arguments::Load(Load::Burst {
             address,
             port,
@@ -89,7 +105,12 @@ fn main() {
 }
 
 fn serve(port: u16) {
-    for socket in TcpListener::bind(("::", port)).unwrap().incoming() {
+    let listener = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    listener.bind(&address.into()).unwrap();
+    // The library's own is short: a burst would wait for connections to be tried again.
+    listener.listen(4096).unwrap();
+    for socket in TcpListener::from(listener).incoming() {
         small_thread(move || -> io::Result<()> {
             let mut socket = socket?;
             socket.set_nodelay(true)?;
@@ -115,38 +136,40 @@ struct Seen {
     longest: AtomicU64,
 }
 
-#[allow(clippy::disallowed_methods, reason = "a load has a pace")]
-fn run(server: SocketAddr, links: usize, dialers: usize, pause: Duration) {
-    let seen = Arc::new(Seen::default());
-    for _ in 0..links {
-        let seen = seen.clone();
-        small_thread(move || {
-            let result = keep_busy(server, &seen);
-            seen.broken.fetch_add(1, Relaxed);
-            result
-        });
-    }
-    for _ in 0..dialers {
-        let seen = seen.clone();
-        small_thread(move || -> io::Result<()> {
-            loop {
-                let begun = Instant::now();
-                let outcome = dial(server);
-                let counted = if outcome.is_ok() {
-                    &seen.served
-                } else {
-                    &seen.refused
-                };
-                counted.fetch_add(1, Relaxed);
-                seen.longest.fetch_max(millis(begun.elapsed()), Relaxed);
-                thread::sleep(pause);
-            }
-        });
-    }
+/// Exchanges again and again; one in eight is timed.
+fn keep_busy(server: SocketAddr, seen: &Seen, pace: Duration) -> io::Result<()> {
+    let mut socket = dial(server)?;
+    let mut number = 0_u64;
     loop {
-        thread::sleep(Duration::from_millis(100));
-        let mut times = std::mem::take(&mut *seen.times.lock().unwrap());
-        times.sort_unstable();
+        let begun = Instant::now();
+        exchange(&mut socket)?;
+        seen.exchanges.fetch_add(1, Relaxed);
+        number += 1;
+        if number.is_multiple_of(8) || !pace.is_zero() {
+            let time = u64::try_from(begun.elapsed().as_micros()).unwrap();
+            seen.times.lock().unwrap().push(time);
+        }
+        pause(pace);
+    }
+}
+
+fn open_others(server: SocketAddr, seen: &Seen, between: Duration) -> io::Result<()> {
+    loop {
+        let begun = Instant::now();
+        let counted = match dial(server) {
+            Ok(_) => &seen.served,
+            Err(_) => &seen.refused,
+        };
+        counted.fetch_add(1, Relaxed);
+        seen.longest.fetch_max(millis(begun.elapsed()), Relaxed);
+        pause(between);
+    }
+}
+
+fn report(seen: &Seen) {
+    loop {
+        pause(Duration::from_millis(100));
+        let times = std::mem::take(&mut *seen.times.lock().unwrap());
         let at = SystemTime::UNIX_EPOCH.elapsed().unwrap();
         println!(
             "{}",
@@ -157,25 +180,15 @@ fn run(server: SocketAddr, links: usize, dialers: usize, pause: Duration) {
                 "served": seen.served.swap(0, Relaxed),
                 "refused": seen.refused.swap(0, Relaxed),
                 "longest": seen.longest.swap(0, Relaxed),
-                "p99": times.get(times.len() * 99 / 100),
+                "times": times,
             })
         );
     }
 }
 
-fn keep_busy(server: SocketAddr, seen: &Seen) -> io::Result<()> {
-    let mut socket = dial(server)?;
-    let mut number = 0_u64;
-    loop {
-        let begun = Instant::now();
-        exchange(&mut socket)?;
-        seen.exchanges.fetch_add(1, Relaxed);
-        number += 1;
-        if number.is_multiple_of(8) {
-            let time = u64::try_from(begun.elapsed().as_micros()).unwrap();
-            seen.times.lock().unwrap().push(time);
-        }
-    }
+#[allow(clippy::disallowed_methods, reason = "a load has a pace")]
+fn pause(time: Duration) {
+    thread::sleep(time);
 }
 
 fn burst(server: SocketAddr, count: usize) {

@@ -323,13 +323,15 @@ fn a_full_handshake_costs_two_signatures_and_a_resumed_one_none() {
         for (identity, each) in [(NO_RESUMPTION, 1), ("", 0)] {
             let pod = |name: &str| Failing::new(mesh, &format!("{name}{each}"), identity);
             let (dials, dialled) = (pod("dials"), pod("dialled"));
-            let serving = tool(mesh, &dialled.pod).args(["serve", "7000"]).spawn();
+            let serving = dialled.pod.app(tool(mesh)).args(["serve", "7000"]).spawn();
             let _serving = serving.unwrap();
             assert_eventually("the server listens", SOON, || {
                 dialled.pod.listens(7000).then_some(())
             });
             let dial = |count: &str| {
-                let burst = tool(mesh, &dials.pod)
+                let burst = dials
+                    .pod
+                    .app(tool(mesh))
                     .args([
                         "burst",
                         &dialled.pod.v4().to_string(),

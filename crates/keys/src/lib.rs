@@ -195,3 +195,10 @@ pub fn open(config: &KeyConfig) -> Result<Arc<dyn PrivateKey>, OpenError> {
         KeyConfig::Memory(config) => Arc::new(memory::MemoryKey::open(config)?),
     })
 }
+
+/// To be called before the process ends: no key is used after it, and no vendor's library is in
+/// the middle of a call when the process takes it down, which crashes some. Waits at most
+/// `patience` for calls that are under way.
+pub fn finish(patience: Duration) {
+    pkcs11::finish(patience);
+}

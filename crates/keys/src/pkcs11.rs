@@ -44,6 +44,11 @@ const PROOF: &[u8] = b"sealwire: does this key sign?";
 /// How long opening waits while another key has the module initialised anew.
 const OPENING: Duration = Duration::from_secs(5);
 
+/// Ends the use of every module.
+pub(crate) fn finish(patience: Duration) {
+    module::finish(patience);
+}
+
 /// A private key in a token.
 #[derive(Debug)]
 pub(crate) struct Pkcs11Key {

@@ -33,7 +33,7 @@ const SCHEME: Scheme = Scheme::EcdsaP256Sha256;
 
 /// A key "web" in token "t" behind a device.
 struct World {
-    home: Home,
+    home: Arc<Home>,
     device: Device,
     context: Pkcs11,
     key: Arc<dyn PrivateKey>,
@@ -51,7 +51,7 @@ impl World {
         change(&mut config);
         let key = sealwire_keys::open(&KeyConfig::Pkcs11(Box::new(config))).unwrap();
         Some(Self {
-            home,
+            home: Arc::new(home),
             device,
             context,
             key,
@@ -289,6 +289,7 @@ fn a_device_with_fewer_sessions_than_it_says_is_used_with_those_it_gives() {
     else {
         return;
     };
+    let home = Arc::new(home);
     let context = home.token("t", &[("web", 1, Kind::Curve(P256))]);
     let cases = [
         ("CKR_SESSION_COUNT", Shown::Unavailable),

@@ -2,6 +2,7 @@
 //! the registry.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +12,13 @@ use rustls::{Connection, HandshakeKind};
 use sealwire_identity::{CertificateFacts, Epoch, Naming, PeerError, Role};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 
 use crate::admission::Admission;
 use crate::driver::{self, Sealed};
 use crate::error::LinkError;
 use crate::pool::SigningPool;
-use crate::record::{Direction, LinkFacts};
+use crate::record::{Direction, LinkFacts, Moved, Outcome};
 use crate::registry::{Entered, LiveLink, Membership, Peer, Registry};
 use crate::relay::{End, Ended, relay_sealed};
 use crate::socket::{prepare, reset};
@@ -66,6 +68,7 @@ pub struct Links {
     config: LinksConfig,
     inbound: Admission,
     outbound: Admission,
+    relays: Option<Handle>,
 }
 
 /// A link that is asked for.
@@ -86,7 +89,15 @@ impl Links {
             inbound: Admission::new(config.limits.handshakes, config.limits.waiting),
             outbound: Admission::new(config.limits.handshakes, config.limits.waiting),
             config,
+            relays: None,
         }
+    }
+
+    /// Relays on another runtime than that of the handshakes: a burst of those, each a task that
+    /// wants to run, would else stand in the queue before every byte of the links there are.
+    pub fn relaying_on(mut self, relays: Handle) -> Self {
+        self.relays = Some(relays);
+        self
     }
 
     /// The bounds in force.
@@ -204,6 +215,7 @@ impl Links {
             end,
             membership,
             half_closed_idle: self.config.limits.half_closed_idle,
+            relays: self.relays.clone(),
         })
     }
 
@@ -323,6 +335,7 @@ pub struct Link {
     end: End,
     membership: Membership,
     half_closed_idle: Duration,
+    relays: Option<Handle>,
 }
 
 impl Link {
@@ -344,15 +357,56 @@ impl Link {
     /// Relays an application's bytes until both directions ended, a side broke off, or the link
     /// was closed.
     pub async fn relay(self, app: TcpStream) -> Ended {
+        let Some(relays) = self.relays.clone() else {
+            return self.relay_here(app).await.0;
+        };
+        // Sockets belong to the runtime that made them.
+        let taken_along = app.into_std().and_then(|app| {
+            let socket = self.sealed.socket.into_std()?;
+            Ok((app, socket))
+        });
+        let (connection, end, membership) = (self.sealed.connection, self.end, self.membership);
+        let half_closed_idle = self.half_closed_idle;
+        let relaying = relays.spawn(async move {
+            let (app, socket) = taken_along?;
+            let link = Self {
+                sealed: Sealed {
+                    connection,
+                    socket: TcpStream::from_std(socket)?,
+                },
+                end,
+                membership,
+                half_closed_idle,
+                relays: None,
+            };
+            Ok::<_, io::Error>(link.relay_here(TcpStream::from_std(app)?).await)
+        });
+        let lost = |error: &dyn fmt::Display| Ended {
+            moved: Moved::default(),
+            outcome: Outcome::Reset {
+                reason: "relay",
+                detail: format!("the relay could not take the link over: {error}"),
+            },
+        };
+        match relaying.await {
+            // The place in the registry is given up here: those who relay wait for no lock.
+            Ok(Ok((ended, _membership))) => ended,
+            Ok(Err(error)) => lost(&error),
+            Err(error) => lost(&error),
+        }
+    }
+
+    async fn relay_here(self, app: TcpStream) -> (Ended, Membership) {
         let mut membership = self.membership;
-        relay_sealed(
+        let ended = relay_sealed(
             app,
             self.sealed,
             self.end,
             self.half_closed_idle,
             membership.closed(),
         )
-        .await
+        .await;
+        (ended, membership)
     }
 
     /// Ends the link without an application: after a refusal that only its identity allows.

@@ -18,6 +18,7 @@ pub(super) struct Gate {
 struct Inside {
     passes: usize,
     closed: bool,
+    ended: bool,
     generation: u64,
 }
 
@@ -32,7 +33,7 @@ impl Gate {
     /// Waits until the gate is open. Nothing after `deadline`.
     pub(super) fn enter(&self, deadline: Instant) -> Option<Pass<'_>> {
         let mut inside = self.lock();
-        while inside.closed {
+        while inside.closed || inside.ended {
             inside = self.wait(inside, deadline)?;
         }
         inside.passes += 1;
@@ -47,7 +48,7 @@ impl Gate {
     pub(super) fn alone<T>(&self, patience: Duration, work: impl FnOnce() -> T) -> Option<T> {
         let deadline = Instant::now() + patience;
         let mut inside = self.lock();
-        if inside.closed {
+        if inside.closed || inside.ended {
             return None;
         }
         inside.closed = true;
@@ -59,6 +60,22 @@ impl Gate {
         inside.generation += 1;
         drop(inside);
         Some(work())
+    }
+
+    /// Closes the gate for good, and does `last` once everybody has left; not when somebody stays
+    /// longer than `patience`.
+    pub(super) fn end(&self, patience: Duration, last: impl FnOnce()) {
+        let deadline = Instant::now() + patience;
+        let mut inside = self.lock();
+        inside.ended = true;
+        while inside.passes > 0 {
+            match self.wait(inside, deadline) {
+                Some(waited) => inside = waited,
+                None => return,
+            }
+        }
+        drop(inside);
+        last();
     }
 
     /// Waits for a change; nothing when the deadline has passed.
@@ -159,6 +176,20 @@ mod tests {
         assert_eq!(gate.enter(soon()).unwrap().generation(), 0);
         drop(stays);
         assert!(gate.alone(Duration::ZERO, || ()).is_some());
+    }
+
+    #[test]
+    fn nobody_enters_after_the_end_and_the_last_thing_waits_for_those_inside() {
+        let gate = Gate::default();
+        let stays = gate.enter(soon()).unwrap();
+        let mut done = false;
+        gate.end(Duration::from_millis(1), || done = true);
+        assert!(!done);
+        drop(stays);
+        assert!(gate.enter(Instant::now()).is_none());
+        gate.end(Duration::ZERO, || done = true);
+        assert!(done);
+        assert!(gate.alone(Duration::ZERO, || ()).is_none());
     }
 
     #[test]

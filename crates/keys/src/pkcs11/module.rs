@@ -71,9 +71,27 @@ impl std::fmt::Debug for Rejected {
     }
 }
 
+/// Every library that was loaded.
+static LOADED: OnceLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = OnceLock::new();
+
+/// Ends the use of every library, and finalises those in which no call is stuck.
+pub(super) fn finish(patience: Duration) {
+    let Some(loaded) = LOADED.get() else { return };
+    let loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+    for module in loaded.values() {
+        module.gate.end(patience, || {
+            if let Err(error) = module.context.clone().finalize() {
+                tracing::debug!(
+                    error = answer(&error),
+                    "the PKCS#11 module did not finalise"
+                );
+            }
+        });
+    }
+}
+
 /// Loads the library at `path`, or gives the one loaded before.
 pub(super) fn load(path: &Path) -> Result<Arc<Module>, OpenError> {
-    static LOADED: OnceLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = OnceLock::new();
     let failed = |problem: String| OpenError::Module {
         path: path.to_owned(),
         problem,

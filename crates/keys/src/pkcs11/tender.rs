@@ -60,7 +60,9 @@ impl Tender {
                     Ok(()) => pause = Duration::ZERO,
                     Err(error) => {
                         self.sessions.still_failing(error);
-                        pause = (pause * 2).clamp(RETRY.0, RETRY.1);
+                        // Not all the pods of a mesh at once.
+                        let doubled = (pause * 2).clamp(RETRY.0, RETRY.1);
+                        pause = doubled.mul_f64(0.75 + fastrand::f64() / 4.0);
                     }
                 },
                 Duty::End => return self.end(),

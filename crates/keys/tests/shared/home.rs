@@ -38,7 +38,6 @@ pub(crate) const ED25519: &[u8] = b"\x13\x0cedwards25519";
 const MODULE: &str = "SEALWIRE_TEST_MODULE";
 
 /// Where the token and its PIN are, in the process that has the environment.
-#[derive(Clone)]
 pub(crate) struct Home {
     pub(crate) directory: PathBuf,
     module: Module,
@@ -156,6 +155,12 @@ fn built(name: &str) -> PathBuf {
     above
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("{name} is not built: scripts/setup test"))
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        sealwire_keys::finish(Duration::from_secs(5));
+    }
 }
 
 impl Home {
