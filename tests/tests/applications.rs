@@ -137,7 +137,7 @@ END"
             .spawn()
             .unwrap();
         scene.up(8080);
-        let capture = mesh.world().capture(&scene.server).unwrap();
+        let capture = scene.mesh.world().capture(&scene.server).unwrap();
         for address in scene.addresses() {
             let page = curl(&scene.client, &[&format!("http://{address}:8080/")]);
             assert_eq!(page.stdout, "hello from nginx\n", "{}", page.stderr);
