@@ -27,6 +27,33 @@ fn serial(sidecar: &Sidecar) -> String {
         .to_owned()
 }
 
+#[test]
+fn the_operators_policy_is_enough_for_the_setup_and_running_it_again_changes_no_key() {
+    in_a_mesh(|mesh| {
+        // What is there already is another setup's; its paths are not this one's.
+        let vaulted = vaulted(mesh, "1h");
+        let policy = include_str!("../../deploy/vault/operator.hcl");
+        let policy = policy.replace("TRANSIT", "transit").replace("PKI", "pki");
+        let bao = &vaulted.bao;
+        bao.write("sys/policies/acl/operator", &json!({ "policy": policy }))
+            .unwrap();
+        for path in ["sys/mounts/transit", "sys/mounts/pki", "sys/auth/approle"] {
+            bao.delete(path).unwrap();
+        }
+        let token = json!({ "policies": ["operator"], "no_default_policy": true });
+        let token = bao.write("auth/token/create", &token).unwrap();
+        let token = token["auth"]["client_token"].as_str().unwrap();
+        vaulted.set_up_as(token, "approle", &["web"]).unwrap();
+        let (_web, web_car) = vaulted.sealed_pod("web", KeyFrom::Transit).unwrap();
+        let key = public_key(&web_car);
+        let said = vaulted.set_up_as(token, "approle", &["web"]).unwrap();
+        assert!(said.contains("kept     transit/keys/web"), "{said}");
+        assert_eq!(public_key(&web_car), key);
+        let issuers = bao.ask("LIST", "pki/issuers", &Value::Null, token).unwrap();
+        assert_eq!(issuers.1["data"]["keys"].as_array().unwrap().len(), 1);
+    });
+}
+
 /// SHA-256 of the public key in use.
 fn public_key(sidecar: &Sidecar) -> String {
     sidecar.admin("/custody")["custody"]["public_key_sha256"].to_string()

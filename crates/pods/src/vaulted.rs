@@ -61,12 +61,25 @@ impl<'a> Vaulted<'a> {
     /// # Errors
     /// When it fails.
     pub fn set_up_for(&self, login: &str, workloads: &[&str]) -> Result<String, WorldError> {
-        let token = self.mesh.world().directory().join("operator.token");
-        self.secret(&token, self.bao.root_token(), 0)?;
+        self.set_up_as(self.bao.root_token(), login, workloads)
+    }
+
+    /// The same, with another token than that of the server's root.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn set_up_as(
+        &self,
+        token: &str,
+        login: &str,
+        workloads: &[&str],
+    ) -> Result<String, WorldError> {
+        let file = self.mesh.world().directory().join("operator.token");
+        self.secret(&file, token, 0)?;
         let (address, ca, token) = (
             self.bao.address(),
             self.bao.ca().display().to_string(),
-            token.display().to_string(),
+            file.display().to_string(),
         );
         let given = [
             ("--auth", login),
