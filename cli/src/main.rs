@@ -1,7 +1,9 @@
 //! `sealwire`, for people: see it work on this machine.
 
 mod demo;
+mod keys;
 mod screen;
+mod vault;
 
 use std::process::ExitCode;
 
@@ -21,11 +23,21 @@ enum Command {
     ///
     /// Everything happens in namespaces that end with it: nothing of this machine is changed.
     Demo(demo::Options),
+    /// Looks after the key of a sidecar, inside its pod.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Sets up HashiCorp Vault or OpenBao for a mesh.
+    #[command(subcommand)]
+    Vault(vault::Command),
 }
 
 fn main() -> ExitCode {
-    let Command::Demo(options) = Arguments::parse().command;
-    match demo::run(&options) {
+    let done = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Keys(command) => command.run().map(|()| true),
+        Command::Vault(command) => command.run().map(|()| true),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -191,6 +191,7 @@ impl Store {
                 max_sessions: NonZeroUsize::MIN,
                 queue: 1,
                 wait: Duration::from_secs(5),
+                generate: None,
                 state: None,
             },
         )))?)

@@ -34,6 +34,8 @@ pub struct CaptureSpec {
     pub services: Vec<(IpNet, Vec<u16>)>,
     /// What may pass unsealed.
     pub exceptions: Vec<ExceptionSpec>,
+    /// Servers that the proxy itself asks, and no application, with their ports.
+    pub own: Vec<(IpNet, u16)>,
     /// Who may reach the health and metrics ports.
     pub node: Vec<IpNet>,
 }

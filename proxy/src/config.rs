@@ -8,6 +8,7 @@
 mod revocation;
 mod settings;
 mod types;
+mod vault;
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,10 +19,13 @@ pub use settings::Settings;
 pub(crate) use settings::{check_net, patterns};
 pub use types::{
     CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, ExceptionKind,
-    ExceptionRule, IdentitySection, InboundRule, InboundSection, KeySection, LimitsSection,
-    LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, Ports, ResumptionSection,
-    RevocationSection, ServiceRule,
+    ExceptionRule, GenerateKey, IdentitySection, InboundRule, InboundSection, KeySection,
+    LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, Ports,
+    ResumptionSection, RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection,
+    VaultCertificateSection, VaultClientSection, VaultJwtSection, VaultPkiSection, VaultSection,
+    VaultTokenFileSection, VaultTransitSection,
 };
+pub use vault::{CertificatesFrom, KeyIn, PkiSettings, TransitSettings};
 
 /// The largest configuration that is read, in bytes: what a ConfigMap can hold.
 pub const MAX_BYTES: u64 = 1024 * 1024;

@@ -8,14 +8,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
 use sealwire_identity::{
-    CertificateFacts, Epoch, EpochConfig, EpochError, FilesIssuer, Issued, Issuer, PeerError,
-    Revocation,
+    CertificateFacts, Epoch, EpochConfig, EpochError, Issued, PeerError, Revocation,
 };
 use sealwire_keys::{KeyHealth, PrivateKey, SignError};
 use sealwire_link::{CloseReason, LiveLink, Registry};
@@ -25,10 +24,14 @@ use crate::config::{Config, Settings};
 use crate::logging::LogLevel;
 use crate::metered::Metered;
 use crate::revocation::RevocationLists;
-use crate::state::{Condition, InForce, Need, State};
+use crate::source::Source;
+use crate::state::{Condition, InForce, Need, Online, State};
 
 /// How often files are compared, and the key is tried while there is none.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a key that follows may wait for its certificate before the key in use has its turn.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running keeper; it ends when dropped.
 #[derive(Debug)]
@@ -68,7 +71,9 @@ impl Keeper {
             state: config.state,
             registry: config.registry,
             log_level: config.log_level,
+            source: Source::default(),
             key: None,
+            next: None,
             lists: RevocationLists::new(config.runtime),
             loaded: None,
             number: 0,
@@ -89,11 +94,20 @@ struct Work {
     state: Arc<State>,
     registry: Arc<Registry>,
     log_level: LogLevel,
+    source: Source,
     key: Option<Arc<dyn PrivateKey>>,
+    /// The key that follows, until there is a certificate for it.
+    next: Option<Successor>,
     lists: RevocationLists,
     loaded: Option<Loaded>,
     /// Of the epoch in force.
     number: u64,
+}
+
+/// A key that is to follow the one in use.
+struct Successor {
+    key: Arc<dyn PrivateKey>,
+    since: Instant,
 }
 
 /// What the epoch in force was made from.
@@ -159,6 +173,11 @@ impl Work {
         let (was, is) = (&self.started_with.config, &self.settings.config);
         let fixed = [
             ("key", was.key != is.key),
+            ("vault", was.vault != is.vault),
+            (
+                "identity.vaultPki",
+                was.identity.vault_pki != is.identity.vault_pki,
+            ),
             ("ports", was.ports != is.ports),
             ("limits", was.limits != is.limits),
             ("confinement", was.confinement != is.confinement),
@@ -200,18 +219,21 @@ impl Work {
         if let Some(in_use) = in_use.or(self.key.as_ref()) {
             self.state.key_health(in_use.health());
         }
-        if self.key.as_ref().is_some_and(|key| !is_gone(key.as_ref())) {
-            return;
+        if self.state.asked_to_renew() {
+            self.source.renew();
         }
-        match sealwire_keys::open(&self.settings.key) {
+        self.state.online(Online {
+            vault: self.source.vault_figures(),
+            renewal: self.source.renewal(),
+        });
+        if let Some(key) = self.key.clone()
+            && !is_gone(key.as_ref())
+        {
+            return self.look_for_successor(key.as_ref());
+        }
+        match self.source.open(&self.settings) {
             Ok(key) => {
-                tracing::info!(
-                    key = key.reference(),
-                    algorithm = %key.public_key().algorithm(),
-                    public_key_sha256 = key.public_key().fingerprint(),
-                    schemes = ?key.schemes(),
-                    "key signs"
-                );
+                say_opened(key.as_ref());
                 if key.development() {
                     self.state.note(
                         "development",
@@ -228,16 +250,43 @@ impl Work {
             }
             // Its own health says what is wrong with the one there was.
             Err(error) if self.key.is_some() => {
-                tracing::debug!(%error, "no other key is in its place");
+                tracing::debug!(error, "no other key is in its place");
             }
-            Err(error) => self
-                .state
-                .set(Need::Key, Condition::Unmet(error.to_string())),
+            Err(error) => self.state.set(Need::Key, Condition::Unmet(error)),
+        }
+    }
+
+    /// A key that is to follow serves as soon as it has a certificate.
+    fn look_for_successor(&mut self, key: &dyn PrivateKey) {
+        match (&self.next, key.has_successor()) {
+            (None, true) => match self.source.open(&self.settings) {
+                Ok(next) if next.public_key() != key.public_key() => {
+                    tracing::info!("the key has a successor: a certificate is asked for");
+                    say_opened(next.as_ref());
+                    self.next = Some(Successor {
+                        key: Arc::new(Metered::new(next)),
+                        since: Instant::now(),
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => self.state.note("rotation", Some(error)),
+            },
+            (Some(next), _) if next.since.elapsed() > PATIENCE => {
+                // The certificate of the key in use has to be renewed meanwhile.
+                self.state.note(
+                    "rotation",
+                    Some("no certificate for the key's successor: it is tried again".to_owned()),
+                );
+                self.next = None;
+            }
+            _ => {}
         }
     }
 
     fn load_certificate(&mut self) {
-        let Some(key) = self.key.clone() else { return };
+        let Some(key) = self.key_to_certify() else {
+            return;
+        };
         let made = self.obtain(&key);
         self.state.note("crl", self.lists.to_mend());
         match made {
@@ -258,16 +307,31 @@ impl Work {
         }
     }
 
+    /// The key in use, or the one that follows it as soon as there is a certificate for that.
+    fn key_to_certify(&mut self) -> Option<Arc<dyn PrivateKey>> {
+        let Some(next) = self.next.as_ref().map(|next| next.key.clone()) else {
+            return self.key.clone();
+        };
+        if self.source.obtain(&self.settings, &next).is_ok() {
+            tracing::info!(key = next.reference(), "rotates to the key's successor");
+            self.key = Some(next);
+            self.next = None;
+            self.state.note("rotation", None);
+            return self.key.clone();
+        }
+        // An authority serves one key at a time; files may be for either.
+        if self.source.is_online() {
+            Some(next)
+        } else {
+            self.key.clone()
+        }
+    }
+
     /// Certificate, bundle and revocation lists as they are now, with an epoch made of them. Where
     /// a certificate or bundle cannot be used, the last good ones stand in: somebody who was
     /// revoked, or whom no rule lets in any more, does not stay for that.
     fn obtain(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Obtained, Refused> {
-        let identity = &self.settings.config.identity;
-        let issuer = FilesIssuer {
-            certificate: identity.certificate.clone(),
-            bundle: identity.bundle.clone(),
-        };
-        let fresh = issuer.obtain(key).map_err(|error| error.to_string());
+        let fresh = self.source.obtain(&self.settings, key);
         let before = self.loaded.as_ref().map(|loaded| loaded.issued.clone());
         let bundle = match (&fresh, &before) {
             (Ok(issued), _) | (Err(_), Some(issued)) => issued.bundle.clone(),
@@ -413,6 +477,16 @@ impl From<EpochError> for Refused {
             other => Self::Other(other.to_string()),
         }
     }
+}
+
+fn say_opened(key: &dyn PrivateKey) {
+    tracing::info!(
+        key = key.reference(),
+        algorithm = %key.public_key().algorithm(),
+        public_key_sha256 = key.public_key().fingerprint(),
+        schemes = ?key.schemes(),
+        "key signs"
+    );
 }
 
 /// Whether the key cannot come back by itself, but a new one by its name may.

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod reference;
 pub mod revocation;
 pub mod run;
+mod source;
 pub mod state;
 
 mod descriptors;

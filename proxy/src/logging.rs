@@ -55,7 +55,11 @@ fn change(handle: &Handle<EnvFilter, Registry>, filter: EnvFilter) -> Result<(),
     handle.reload(filter).map_err(|error| error.to_string())
 }
 
+/// What goes wrong with Vault is logged here, once a change. The libraries beneath log every failed
+/// request as an error of its own.
+const QUIET: &str = "vaultrs=off,rustify=off";
+
 fn parse(level: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(level)
+    EnvFilter::try_new(format!("{QUIET},{level}"))
         .map_err(|error| format!("{error}: write error, warn, info, debug or trace"))
 }

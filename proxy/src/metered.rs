@@ -66,6 +66,14 @@ impl PrivateKey for Metered {
         self.key.health()
     }
 
+    fn rotate(&self) -> Result<(), SignError> {
+        self.key.rotate()
+    }
+
+    fn has_successor(&self) -> bool {
+        self.key.has_successor()
+    }
+
     fn development(&self) -> bool {
         self.key.development()
     }

@@ -78,6 +78,31 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "sealwire_key_module_reloads_total",
         "Times that the PKCS#11 module was initialised anew"
     );
+    describe_gauge!(
+        "sealwire_vault_up",
+        "1 while there is a valid token and Vault or OpenBao answers"
+    );
+    describe_counter!("sealwire_vault_logins_total", "Logins that succeeded");
+    describe_counter!(
+        "sealwire_vault_token_renewals_total",
+        "Renewals of the token that succeeded"
+    );
+    describe_counter!(
+        "sealwire_vault_retries_total",
+        "Requests to Vault or OpenBao that were tried again"
+    );
+    describe_counter!(
+        "sealwire_certificate_renewals_total",
+        "Certificates that the authority issued"
+    );
+    describe_gauge!(
+        "sealwire_certificate_renewal_failures",
+        "Attempts to renew the certificate that failed since the last that succeeded"
+    );
+    describe_gauge!(
+        "sealwire_certificate_next_renewal_seconds",
+        "When the next attempt to renew is due, seconds since 1970"
+    );
     describe_counter!(
         "sealwire_capture_proofs_total",
         "Proofs of capture, by outcome"

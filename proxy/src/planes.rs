@@ -1,5 +1,5 @@
 //! The HTTP planes: health and metrics for the node, admin for whoever is inside the pod. None of
-//! them shows a secret, and none changes anything but the log level.
+//! them shows a secret. What they change is the log level, and when key and certificate are replaced.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::confine::Report;
 use crate::logging::LogLevel;
-use crate::state::{Condition, State};
+use crate::state::{Condition, Online, State};
 
 /// Most links that the admin plane lists.
 const MAX_LISTED: usize = 10_000;
@@ -85,6 +85,14 @@ pub fn admin(planes: Arc<Planes>) -> Router {
         .route(
             "/log-level",
             get(|| async { "PUT a level here, such as debug\n" }).put(set_log_level),
+        )
+        .route(
+            "/rotate",
+            get(|| async { "POST here to rotate the key\n" }).post(rotate),
+        )
+        .route(
+            "/renew",
+            get(|| async { "POST here to renew the certificate\n" }).post(renew),
         )
         .with_state(planes)
 }
@@ -187,6 +195,30 @@ async fn set_log_level(Shared(planes): Shared<Arc<Planes>>, level: String) -> Re
     }
 }
 
+async fn rotate(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    let Some(in_force) = planes.state.in_force() else {
+        return nothing_in_force();
+    };
+    let key = in_force.epoch.credentials().key().clone();
+    match tokio::task::spawn_blocking(move || key.rotate()).await {
+        Ok(Ok(())) => {
+            tracing::info!("another key was asked for");
+            "asked for: another key is in use as soon as it has a certificate\n".into_response()
+        }
+        Ok(Err(error)) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn renew(Shared(planes): Shared<Arc<Planes>>) -> Response {
+    if planes.state.health().online.renewal.is_none() {
+        let said = "certificates come from files: replace those\n";
+        return (StatusCode::CONFLICT, said).into_response();
+    }
+    planes.state.ask_to_renew();
+    "asked for: /healthz says how it goes\n".into_response()
+}
+
 fn nothing_in_force() -> Response {
     (
         StatusCode::SERVICE_UNAVAILABLE,
@@ -204,6 +236,7 @@ impl Planes {
             let met = matches!(condition, Condition::Met);
             gauge!("sealwire_need_met", "need" => need.name()).set(f64::from(u8::from(met)));
         }
+        show_online(&health.online);
         gauge!("sealwire_development").set(f64::from(u8::from(self.development)));
         gauge!("sealwire_links_open").set(as_f64(self.registry.len()));
         let open = self
@@ -236,6 +269,25 @@ impl Planes {
             }
         }
         self.metrics.run_upkeep();
+    }
+}
+
+/// How it stands with what is asked over the network.
+fn show_online(online: &Online) {
+    if let Some(vault) = &online.vault {
+        let up = vault.logged_in && vault.problem.is_none();
+        gauge!("sealwire_vault_up").set(f64::from(u8::from(up)));
+        counter!("sealwire_vault_logins_total").absolute(vault.logins);
+        counter!("sealwire_vault_token_renewals_total").absolute(vault.renewals);
+        counter!("sealwire_vault_retries_total").absolute(vault.retries);
+    }
+    if let Some(renewal) = &online.renewal {
+        counter!("sealwire_certificate_renewals_total").absolute(renewal.renewals);
+        gauge!("sealwire_certificate_renewal_failures").set(f64::from(renewal.failures));
+        if let Some(next) = renewal.next_attempt {
+            let next = usize::try_from(next.unix_timestamp()).unwrap_or_default();
+            gauge!("sealwire_certificate_next_renewal_seconds").set(as_f64(next));
+        }
     }
 }
 

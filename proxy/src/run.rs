@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics::counter;
+use sealwire_keys::KeyConfig;
 use sealwire_link::{CloseReason, Direction, Links, LinksConfig, Registry, SigningPool};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::capture::prove::ProofDesk;
-use crate::config::{Config, CrlSource, KeySection, Settings};
+use crate::config::{Config, CrlSource, KeyIn, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
 use crate::descriptors::raise_limit;
 use crate::inbound::Inbound;
@@ -106,8 +107,8 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
     let mut write = config.confinement.write.clone();
     // Directories, not files: a ConfigMap's files are links that change under the same directory.
     read.extend(path.parent().map(Path::to_owned));
-    read.extend(config.identity.certificate.parent().map(Path::to_owned));
-    read.extend(config.identity.bundle.parent().map(Path::to_owned));
+    let files = config.files().into_iter();
+    read.extend(files.filter_map(|file| file.parent().map(Path::to_owned)));
     if let Some(revocation) = &settings.revocation {
         let files = revocation.sources.iter().filter_map(|source| match source {
             CrlSource::File(path) => Some(path),
@@ -117,7 +118,7 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
         read.extend(directories.map(Path::to_owned));
     }
     match (&config.key, &settings.key) {
-        (KeySection::Pkcs11(section), sealwire_keys::KeyConfig::Pkcs11(key)) => {
+        (KeySection::Pkcs11(section), KeyIn::Here(KeyConfig::Pkcs11(key))) => {
             read.push(section.module.clone());
             write.extend(section.state.clone());
             read.extend(

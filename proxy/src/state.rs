@@ -2,10 +2,11 @@
 //! the prover, read by everything else.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sealwire_identity::Epoch;
-use sealwire_keys::KeyHealth;
+use sealwire_identity::{Epoch, Renewal};
+use sealwire_keys::{KeyHealth, VaultFigures};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -64,8 +65,19 @@ pub struct State {
     conditions: Mutex<BTreeMap<Need, Condition>>,
     notes: Mutex<BTreeMap<&'static str, String>>,
     key: Mutex<Option<KeyHealth>>,
+    online: Mutex<Online>,
+    renew: AtomicBool,
     draining: watch::Sender<bool>,
     closing: watch::Sender<bool>,
+}
+
+/// How it stands with what is asked over the network.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Online {
+    /// The session with Vault or OpenBao, if there is one.
+    pub vault: Option<VaultFigures>,
+    /// Renewing the certificate, if an authority issues it.
+    pub renewal: Option<Renewal>,
 }
 
 /// Health as it is shown.
@@ -79,6 +91,8 @@ pub struct Health {
     pub needs: BTreeMap<Need, Condition>,
     /// How it stands with the key, once there is one.
     pub key: Option<KeyHealth>,
+    /// How it stands with what is asked over the network.
+    pub online: Online,
     /// What is not as it should be, without stopping anything.
     pub notes: BTreeMap<&'static str, String>,
 }
@@ -92,6 +106,8 @@ impl State {
             conditions: Mutex::new(Need::ALL.map(waiting).into()),
             notes: Mutex::default(),
             key: Mutex::default(),
+            online: Mutex::default(),
+            renew: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         })
@@ -192,6 +208,21 @@ impl State {
         );
     }
 
+    /// Says how it stands with what is asked over the network.
+    pub fn online(&self, online: Online) {
+        *lock(&self.online) = online;
+    }
+
+    /// Somebody wants the certificate to be renewed now.
+    pub fn ask_to_renew(&self) {
+        self.renew.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody did, since this was last asked.
+    pub fn asked_to_renew(&self) -> bool {
+        self.renew.swap(false, Ordering::Relaxed)
+    }
+
     /// Sets or clears a note: something to mend that stops nothing.
     pub fn note(&self, name: &'static str, note: Option<String>) {
         let mut notes = lock(&self.notes);
@@ -241,6 +272,7 @@ impl State {
             draining,
             needs,
             key: lock(&self.key).clone(),
+            online: lock(&self.online).clone(),
             notes: lock(&self.notes).clone(),
         }
     }

@@ -178,6 +178,7 @@ pub(crate) fn sign(module: &Path, uri: &str) {
         max_sessions: NonZeroUsize::new(SESSIONS).unwrap(),
         queue: SESSIONS,
         wait: SOON,
+        generate: None,
         state: None,
     })))
     .unwrap();

@@ -14,7 +14,8 @@ pub mod peers;
 use std::time::{Duration, Instant};
 
 use sealwire_pods::{
-    Finished, Mesh, Pod, PodCommand, Privilege, Process, Programs, assert_eventually,
+    Finished, KeyFrom, Mesh, Pod, PodCommand, Privilege, Process, Programs, Sealing, Sidecar,
+    Storage, Vaulted, assert_eventually,
 };
 use serde_json::Value;
 
@@ -32,6 +33,70 @@ pub fn with_each_privilege(test: impl Fn(&Mesh)) {
     for privilege in Privilege::available() {
         in_a_mesh_with(privilege, &test);
     }
+}
+
+/// Where a mesh has its keys and certificates from.
+#[derive(Debug)]
+pub enum Home<'a> {
+    /// Keys in PKCS#11 tokens, certificates in files.
+    Tokens(&'a Mesh),
+    /// Keys in OpenBao's transit mount, certificates from its PKI mount, for the workloads
+    /// `client` and `server`.
+    Vault(Box<Vaulted<'a>>),
+}
+
+impl Home<'_> {
+    /// The mesh.
+    pub fn mesh(&self) -> &Mesh {
+        match self {
+            Self::Tokens(mesh) => mesh,
+            Self::Vault(vaulted) => vaulted.mesh,
+        }
+    }
+
+    /// Two sealed pods, `client` and `server`.
+    pub fn pair(&self) -> [(Pod, Sidecar); 2] {
+        ["client", "server"].map(|name| {
+            match self {
+                Self::Tokens(mesh) => mesh.sealed_pod(name, &Sealing::default()),
+                Self::Vault(vaulted) => vaulted.sealed_pod(name, KeyFrom::Transit),
+            }
+            .expect("a pod can be sealed")
+        })
+    }
+
+    /// The SPIFFE ID of one of them.
+    pub fn id(&self, name: &str) -> String {
+        match self {
+            Self::Tokens(_) => format!("spiffe://mesh.example/ns/demo/sa/{name}"),
+            Self::Vault(_) => format!("spiffe://mesh.example/workload/{name}"),
+        }
+    }
+
+    /// The reference of the key of one of them.
+    pub fn key(&self, name: &str) -> String {
+        match self {
+            Self::Tokens(_) => format!("pkcs11:token={name};object={name}"),
+            Self::Vault(_) => format!("vault-transit:transit/{name}?version=1"),
+        }
+    }
+}
+
+/// Runs a test in a new mesh for each home that keys can have.
+pub fn with_each_home(test: impl Fn(&Home<'_>)) {
+    in_a_mesh(|mesh| test(&Home::Tokens(mesh)));
+    in_a_mesh(|mesh| test(&in_vault(mesh)));
+}
+
+/// The same with every privilege that this process has, as root and without.
+pub fn with_each_home_and_privilege(test: impl Fn(&Home<'_>)) {
+    with_each_privilege(|mesh| test(&Home::Tokens(mesh)));
+    with_each_privilege(|mesh| test(&in_vault(mesh)));
+}
+
+fn in_vault(mesh: &Mesh) -> Home<'_> {
+    let vaulted = Vaulted::new(mesh, Storage::Memory, "1h", &["client", "server"]);
+    Home::Vault(Box::new(vaulted.expect("OpenBao can be set up")))
 }
 
 /// Runs a test in a new mesh without any privilege outside of it.
@@ -128,7 +193,7 @@ pub fn curl(pod: &Pod, arguments: &[&str]) -> Finished {
 }
 
 /// Waits for a record that has these values.
-pub fn record(sidecar: &sealwire_pods::Sidecar, wanted: &[(&str, &str)]) -> Value {
+pub fn record(sidecar: &Sidecar, wanted: &[(&str, &str)]) -> Value {
     let found = || {
         let records = sidecar.records().into_iter();
         let mut matching =

@@ -1,4 +1,4 @@
-//! Real applications, unchanged, through the seal. One that is not installed is named and left
+//! Real applications, unchanged, through the seal, wherever the keys are. One that is not installed is named and left
 //! out; `make test` installs them all.
 
 #![allow(
@@ -12,8 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sealwire_pods::{Mesh, Pod, Sealing, Sidecar, Wire, assert_eventually};
-use sealwire_tests::{LONG, SOON, curl, in_a_mesh};
+use sealwire_pods::{Mesh, Pod, Sidecar, Wire, assert_eventually};
+use sealwire_tests::{Home, LONG, SOON, curl, with_each_home};
 
 /// Two sealed pods, and a directory for the application's files.
 struct Scene<'a> {
@@ -25,9 +25,9 @@ struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    fn set(mesh: &'a Mesh) -> Self {
-        let (client, out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let (server, inn) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
+    fn set(home: &'a Home<'_>) -> Self {
+        let mesh = home.mesh();
+        let [(client, out), (server, inn)] = home.pair();
         let directory = mesh.world().directory().join("application");
         let scene = Self {
             mesh,
@@ -111,8 +111,8 @@ fn nginx_and_curl_over_http_1_and_http_2() {
     if !installed(&["nginx", "curl"]) {
         return;
     }
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let scene = Scene::set(home);
         let d = scene.directory.display();
         scene.shell(
             &scene.server,
@@ -137,7 +137,7 @@ END"
             .spawn()
             .unwrap();
         scene.up(8080);
-        let capture = mesh.world().capture(&scene.server).unwrap();
+        let capture = scene.mesh.world().capture(&scene.server).unwrap();
         for address in scene.addresses() {
             let page = curl(&scene.client, &[&format!("http://{address}:8080/")]);
             assert_eq!(page.stdout, "hello from nginx\n", "{}", page.stderr);
@@ -164,8 +164,8 @@ fn postgresql_with_psql_and_a_copy_of_100_megabytes() {
     let (Some(version), true) = (version, installed(&["psql"])) else {
         return;
     };
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let scene = Scene::set(home);
         let bin = version.path().join("bin");
         let bin = bin.display();
         // The server wants a user of its own name.
@@ -214,8 +214,8 @@ fn redis_with_redis_benchmark() {
     if !installed(&["redis-server", "redis-benchmark"]) {
         return;
     }
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let scene = Scene::set(home);
         let _redis = scene
             .server
             .app("redis-server")
@@ -250,8 +250,8 @@ fn ssh_whose_server_speaks_first() {
     if !installed(&["sshd", "ssh"]) {
         return;
     }
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let scene = Scene::set(home);
         scene.shell(
             &scene.server,
             "ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f user; cp user.pub authorized",
@@ -324,8 +324,8 @@ fn iperf3_in_both_directions() {
     if !installed(&["iperf3"]) {
         return;
     }
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let scene = Scene::set(home);
         let _iperf = scene.server.app("iperf3").args(["-s"]).spawn().unwrap();
         scene.up(5201);
         for address in [scene.server.v4().to_string(), scene.server.v6().to_string()] {

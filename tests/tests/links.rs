@@ -1,4 +1,4 @@
-//! Sealed links between two pods, end to end: what an application may rely on.
+//! Sealed links between two pods, end to end: what an application may rely on, wherever the keys are.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,22 +9,17 @@
 
 use std::time::Duration;
 
-use sealwire_pods::{Mesh, Pod, Sealing, Sidecar, assert_eventually};
+use sealwire_pods::{Sidecar, assert_eventually};
 use sealwire_tests::{
-    LONG, SOON, client, in_a_mesh, record, server, server_on, with_each_privilege,
+    LONG, SOON, client, record, server, server_on, with_each_home, with_each_home_and_privilege,
 };
-
-/// Two sealed pods.
-fn pair(mesh: &Mesh) -> [(Pod, Sidecar); 2] {
-    ["client", "server"].map(|name| mesh.sealed_pod(name, &Sealing::default()).unwrap())
-}
 
 #[test]
 fn bytes_between_two_pods_are_sealed_over_ipv4_and_ipv6_and_each_connection_has_a_record() {
-    with_each_privilege(|mesh| {
-        let [(from, out), (to, inn)] = pair(mesh);
+    with_each_home_and_privilege(|home| {
+        let [(from, out), (to, inn)] = home.pair();
         let _echo = server(&to, 7000, "echo");
-        let capture = mesh.world().capture(&to).unwrap();
+        let capture = home.mesh().world().capture(&to).unwrap();
         for address in [to.v4(), to.v6()] {
             let answer = client(&from, address, 7000, "echo").run(SOON).unwrap();
             assert_eq!(
@@ -38,7 +33,7 @@ fn bytes_between_two_pods_are_sealed_over_ipv4_and_ipv6_and_each_connection_has_
                 &out,
                 &[("outcome", "complete"), ("destination", &destination)],
             );
-            assert_eq!(sent["peer"], "spiffe://mesh.example/ns/demo/sa/server");
+            assert_eq!(sent["peer"], home.id("server"));
             assert_eq!((&sent["sent"], &sent["received"]), (&14.into(), &14.into()));
         }
         let wire = capture.stop().unwrap();
@@ -51,17 +46,17 @@ fn bytes_between_two_pods_are_sealed_over_ipv4_and_ipv6_and_each_connection_has_
         assert!(wire.tls_bytes > 1000);
         assert!(!wire.contains(b"there and back"));
         let received = record(&inn, &[("outcome", "complete")]);
-        assert_eq!(received["peer"], "spiffe://mesh.example/ns/demo/sa/client");
+        assert_eq!(received["peer"], home.id("client"));
         assert_eq!(received["version"], "TLSv1_3");
         assert_eq!(received["group"], "X25519MLKEM768");
-        assert_eq!(received["key"], "pkcs11:token=server;object=server");
+        assert_eq!(received["key"], home.key("server"));
     });
 }
 
 #[test]
 fn a_server_that_speaks_first_is_heard() {
-    in_a_mesh(|mesh| {
-        let [(from, _out), (to, _inn)] = pair(mesh);
+    with_each_home(|home| {
+        let [(from, _out), (to, _inn)] = home.pair();
         let _application = server(&to, 7000, "speaks-first");
         let answer = client(&from, to.v4(), 7000, "listen").run(SOON).unwrap();
         assert_eq!(answer.stdout.trim(), "ready");
@@ -70,8 +65,8 @@ fn a_server_that_speaks_first_is_heard() {
 
 #[test]
 fn each_direction_ends_by_itself() {
-    in_a_mesh(|mesh| {
-        let [(from, _out), (to, _inn)] = pair(mesh);
+    with_each_home(|home| {
+        let [(from, _out), (to, _inn)] = home.pair();
         // The client ends first and still gets its answer.
         let _digest = server(&to, 7000, "digest");
         let answer = client(&from, to.v4(), 7000, "digest").run(LONG).unwrap();
@@ -92,8 +87,8 @@ fn each_direction_ends_by_itself() {
 
 #[test]
 fn a_hundred_megabytes_arrive_unchanged_in_either_direction() {
-    in_a_mesh(|mesh| {
-        let [(from, _out), (to, inn)] = pair(mesh);
+    with_each_home(|home| {
+        let [(from, _out), (to, inn)] = home.pair();
         let _digest = server(&to, 7000, "digest");
         let _source = server(&to, 7001, "source");
         for address in [to.v4(), to.v6()] {
@@ -110,8 +105,8 @@ fn a_hundred_megabytes_arrive_unchanged_in_either_direction() {
 
 #[test]
 fn a_thousand_connections_at_once_are_all_served() {
-    in_a_mesh(|mesh| {
-        let [(from, out), (to, _inn)] = pair(mesh);
+    with_each_home(|home| {
+        let [(from, out), (to, _inn)] = home.pair();
         let _echo = server(&to, 7000, "echo");
         let answer = client(&from, to.v4(), 7000, "many").run(LONG).unwrap();
         assert_eq!(answer.stdout.trim(), "1000 of 1000");
@@ -124,8 +119,8 @@ fn a_thousand_connections_at_once_are_all_served() {
 
 #[test]
 fn the_pods_own_address_is_reached_without_leaving_the_pod() {
-    in_a_mesh(|mesh| {
-        let [(pod, _sidecar), _] = pair(mesh);
+    with_each_home(|home| {
+        let [(pod, _sidecar), _] = home.pair();
         let _echo = server(&pod, 7000, "echo");
         for address in [pod.v4(), pod.v6()] {
             let answer = client(&pod, address, 7000, "echo").run(SOON).unwrap();
@@ -136,8 +131,8 @@ fn the_pods_own_address_is_reached_without_leaving_the_pod() {
 
 #[test]
 fn what_listens_on_loopback_is_not_reached_from_outside() {
-    in_a_mesh(|mesh| {
-        let [(from, _out), (to, inn)] = pair(mesh);
+    with_each_home(|home| {
+        let [(from, _out), (to, inn)] = home.pair();
         let private = server_on(&to, "127.0.0.1", 7000, "log");
         let answer = client(&from, to.v4(), 7000, "echo").run(SOON).unwrap();
         assert!(!answer.success());
@@ -151,8 +146,8 @@ fn what_listens_on_loopback_is_not_reached_from_outside() {
 
 #[test]
 fn a_link_that_is_cut_reaches_the_application_as_a_reset_and_never_as_a_clean_end() {
-    in_a_mesh(|mesh| {
-        let [(from, out), (to, inn)] = pair(mesh);
+    with_each_home(|home| {
+        let [(from, out), (to, inn)] = home.pair();
         let _drip = server(&to, 7000, "drip");
         let mut reader = client(&from, to.v4(), 7000, "until-it-ends")
             .spawn()
@@ -173,8 +168,8 @@ fn a_link_that_is_cut_reaches_the_application_as_a_reset_and_never_as_a_clean_en
 
 #[test]
 fn two_signatures_serve_all_connections_of_a_pair_one_on_each_side() {
-    in_a_mesh(|mesh| {
-        let [(from, out), (to, inn)] = pair(mesh);
+    with_each_home(|home| {
+        let [(from, out), (to, inn)] = home.pair();
         let _echo = server(&to, 7000, "echo");
         let count = |sidecar: &Sidecar| sidecar.admin("/custody")["signatures"].as_u64().unwrap();
         let before = (count(&out), count(&inn));

@@ -1,17 +1,26 @@
 //! Where certificates come from. An issuer is asked at the start and again whenever something may
 //! have changed; whoever asks compares and decides what to put in force.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+mod files;
+mod renewing;
+mod vault;
+
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{PemObject, SectionKind};
-use sealwire_keys::PrivateKey;
+use sealwire_keys::{PrivateKey, VaultError};
 
+pub use self::files::FilesIssuer;
+pub use self::renewing::{Authority, Renewal, Renewing, RenewingConfig};
+pub use self::vault::{VaultPki, VaultPkiConfig};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::certificate::{Credentials, CredentialsError};
+use crate::peer_error::PeerError;
+use crate::request::RequestError;
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -82,225 +91,66 @@ pub enum IssueError {
         /// What is wrong.
         source: CredentialsError,
     },
+    /// The first certificate has been asked for and is not there yet.
+    #[error("the certificate is being requested: {0}")]
+    Pending(String),
+    /// Vault or OpenBao did not issue it.
+    #[error("certificate: {0}")]
+    Vault(#[from] VaultError),
+    /// The request could not be made.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// What the authority gave cannot be used.
+    #[error("what {authority} issued cannot be used: {problem}")]
+    Issued {
+        /// Who issued it.
+        authority: String,
+        /// What is wrong, with the fix.
+        problem: String,
+    },
+    /// Peers that trust the authority's own bundle would refuse what it issued.
+    #[error(
+        "what {authority} issued would be refused by every peer: {source}: complete the issuer's chain, or import its root"
+    )]
+    Untrusted {
+        /// Who issued it.
+        authority: String,
+        /// Why.
+        source: PeerError,
+    },
+    /// It would end before it could be renewed in peace.
+    #[error(
+        "a certificate of {authority} lives for {lifetime:?} only, too short to renew in peace: raise the TTL of the role to at \
+         least {least:?}"
+    )]
+    TooShort {
+        /// Who issued it.
+        authority: String,
+        /// For how long it would have been good.
+        lifetime: Duration,
+        /// The shortest that is accepted.
+        least: Duration,
+    },
 }
 
-/// Certificate and bundle in files that somebody else keeps up to date.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct FilesIssuer {
-    /// PEM file with the chain, leaf first.
-    pub certificate: PathBuf,
-    /// PEM file with the trust bundle.
-    pub bundle: PathBuf,
-}
-
-impl Issuer for FilesIssuer {
-    fn obtain(&self, key: &Arc<dyn PrivateKey>) -> Result<Issued, IssueError> {
-        let bundle_pem = read(&self.bundle)?;
-        let bundle = TrustBundle::from_pem(&bundle_pem).map_err(|source| IssueError::Bundle {
-            path: self.bundle.clone(),
-            source,
-        })?;
-        let credentials = Credentials::new(key.clone(), self.chain()?).map_err(|source| {
-            IssueError::Credentials {
-                path: self.certificate.clone(),
-                source,
+/// All certificates of a PEM text, in order.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mut chain = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
+        let (kind, der) = section.map_err(|error| error.to_string())?;
+        match kind {
+            SectionKind::Certificate if chain.len() < MAX_CHAIN => {
+                chain.push(CertificateDer::from(der));
             }
-        })?;
-        Ok(Issued {
-            credentials: Arc::new(credentials),
-            bundle: Arc::new(bundle),
-            bundle_pem,
-        })
-    }
-}
-
-impl FilesIssuer {
-    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        let bad = |problem: String| IssueError::Chain {
-            path: self.certificate.clone(),
-            problem,
-        };
-        let pem = read(&self.certificate)?;
-        let mut chain = Vec::new();
-        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&pem) {
-            let (kind, der) = section.map_err(|error| bad(error.to_string()))?;
-            match kind {
-                SectionKind::Certificate if chain.len() < MAX_CHAIN => {
-                    chain.push(CertificateDer::from(der))
-                }
-                SectionKind::Certificate => {
-                    return Err(bad(format!(
-                        "a chain of more than {MAX_CHAIN} certificates"
-                    )));
-                }
-                // A key that lies about in a file is what all of this is there to prevent.
-                SectionKind::PrivateKey
-                | SectionKind::RsaPrivateKey
-                | SectionKind::EcPrivateKey => {
-                    return Err(bad(
-                        "holds a private key, which has to stay in its token".to_owned()
-                    ));
-                }
-                _ => {}
+            SectionKind::Certificate => {
+                return Err(format!("a chain of more than {MAX_CHAIN} certificates"));
             }
-        }
-        Ok(chain)
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, IssueError> {
-    let failed = |source| IssueError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut content = Vec::new();
-    File::open(path)
-        .map_err(failed)?
-        .take(MAX_BYTES + 1)
-        .read_to_end(&mut content)
-        .map_err(failed)?;
-    // Half a bundle would be taken for a whole one.
-    if u64::try_from(content.len()).is_ok_and(|length| length > MAX_BYTES) {
-        return Err(IssueError::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    Ok(content)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::testing::{Ca, Kind, Leaf, WEB, open};
-
-    struct Files {
-        directory: tempfile::TempDir,
-        key: Arc<dyn PrivateKey>,
-    }
-
-    impl Files {
-        fn new(certificate: &str, bundle: &str, key: Arc<dyn PrivateKey>) -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            fs::write(directory.path().join("tls.pem"), certificate).unwrap();
-            fs::write(directory.path().join("bundle.pem"), bundle).unwrap();
-            Self { directory, key }
-        }
-
-        fn obtain(&self) -> Result<Issued, IssueError> {
-            let issuer = FilesIssuer {
-                certificate: self.directory.path().join("tls.pem"),
-                bundle: self.directory.path().join("bundle.pem"),
-            };
-            issuer.obtain(&self.key)
-        }
-
-        fn refused(&self) -> String {
-            self.obtain().unwrap_err().to_string()
+            // A key that lies about in a file is what all of this is there to prevent.
+            SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+                return Err("holds a private key, which has to stay in its token".to_owned());
+            }
+            _ => {}
         }
     }
-
-    fn pem(certificate: &[u8]) -> String {
-        der::pem::encode_string("CERTIFICATE", der::pem::LineEnding::LF, certificate).unwrap()
-    }
-
-    /// A CA, a workload's certificate in PEM and its key, also in PEM.
-    fn world() -> (Ca, String, Arc<dyn PrivateKey>, String) {
-        let (ca, pair) = (Ca::new("root"), Kind::P256.generate());
-        let certificate = pem(&ca.issue(Leaf::of(WEB), &pair));
-        (ca, certificate, open(&pair), pair.serialize_pem())
-    }
-
-    #[test]
-    fn chain_and_bundle_come_from_their_files_with_several_roots() {
-        let (ca, certificate, key, _) = world();
-        let chain = format!("the leaf\n{certificate}\nand above\n{}", ca.pem);
-        let issued = Files::new(&chain, &format!("{}{}", ca.pem, Ca::new("next").pem), key)
-            .obtain()
-            .unwrap();
-        assert_eq!(issued.credentials.chain().len(), 2);
-        assert_eq!(issued.credentials.facts().spiffe_id.as_str(), WEB);
-        assert_eq!(issued.bundle.len(), 2);
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let (ca, certificate, key, _) = world();
-        let files = Files::new(&certificate, &ca.pem, key);
-        fs::remove_file(files.directory.path().join("bundle.pem")).unwrap();
-        let text = files.refused();
-        assert!(
-            text.contains("bundle.pem") && text.contains("mount"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_file_too_large_is_refused_and_not_cut() {
-        let (ca, certificate, key, _) = world();
-        let mut bundle = ca.pem.clone();
-        bundle.push_str(&"# a comment\n".repeat(100_000));
-        bundle.push_str(&Ca::new("beyond").pem);
-        let text = Files::new(&certificate, &bundle, key).refused();
-        assert!(text.contains("bundle.pem is larger"), "{text}");
-    }
-
-    #[test]
-    fn a_private_key_beside_the_certificate_is_refused() {
-        let (ca, certificate, key, secret) = world();
-        let text = Files::new(&format!("{certificate}{secret}"), &ca.pem, key).refused();
-        assert!(
-            text.contains("tls.pem") && text.contains("private key"),
-            "{text}"
-        );
-        assert!(
-            secret.lines().all(|line| !text.contains(line)),
-            "the key is in the message"
-        );
-    }
-
-    #[test]
-    fn a_certificate_for_another_key_is_refused_with_both_keys() {
-        let (ca, certificate, _, _) = world();
-        let other = open(&Kind::P256.generate());
-        let fingerprint = other.public_key().fingerprint().to_owned();
-        let text = Files::new(&certificate, &ca.pem, other).refused();
-        assert!(
-            text.contains("tls.pem") && text.contains(&fingerprint),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn what_is_no_chain_or_bundle_is_refused_with_the_file_named() {
-        let (ca, certificate, key, _) = world();
-        let cut = &certificate[..certificate.len() / 2];
-        let many = ca.pem.repeat(101);
-        for (chain, bundle, part) in [
-            ("", ca.pem.as_str(), "tls.pem: no certificate"),
-            ("hello", &ca.pem, "tls.pem: no certificate"),
-            (cut, &ca.pem, "tls.pem"),
-            (&certificate.repeat(11), &ca.pem, "more than 10"),
-            (&certificate, "", "bundle.pem: no CERTIFICATE"),
-            (&certificate, &certificate, "not a CA certificate"),
-            (&certificate, &many, "more than 100"),
-        ] {
-            let text = Files::new(chain, bundle, key.clone()).refused();
-            assert!(text.contains(part), "{text} lacks {part}");
-        }
-    }
-
-    #[test]
-    fn a_root_with_an_unclear_trust_domain_is_refused() {
-        let (_, certificate, key, _) = world();
-        for uris in [
-            &["https://m.example"] as &[&str],
-            &["spiffe://m.example", "spiffe://other.example"],
-        ] {
-            let ca = Ca::with("root", uris, &rcgen::PKCS_ECDSA_P256_SHA256);
-            let text = Files::new(&certificate, &ca.pem, key.clone()).refused();
-            assert!(text.contains("certificate 1: "), "{text}");
-        }
-    }
+    Ok(chain)
 }

@@ -27,7 +27,10 @@ mod verify;
 pub use bundle::{BundleError, TrustBundle};
 pub use certificate::{CertificateError, CertificateFacts, Credentials, CredentialsError};
 pub use epoch::{Epoch, EpochConfig, EpochError};
-pub use issuer::{FilesIssuer, IssueError, Issued, Issuer};
+pub use issuer::{
+    Authority, FilesIssuer, IssueError, Issued, Issuer, Renewal, Renewing, RenewingConfig,
+    VaultPki, VaultPkiConfig,
+};
 pub use peer_error::PeerError;
 pub use profile::{Profile, UnknownProfile};
 pub use request::{RemoteKey, RequestError, certificate_request};

@@ -341,7 +341,9 @@ mod tests {
                     pinned.name
                 );
             }
-            for suite in aws_lc_rs::ALL_CIPHER_SUITES {
+            // TLS 1.2 is built in for another library's sake, and no configuration here speaks it.
+            let suites = aws_lc_rs::ALL_CIPHER_SUITES.iter();
+            for suite in suites.filter(|suite| suite.tls13().is_some()) {
                 let mut only = (*everything()).clone();
                 only.cipher_suites = vec![*suite];
                 let sealed = speaks(&ca, only, server.clone());

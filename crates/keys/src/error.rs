@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::public_key::PublicKeyError;
 use crate::secret::SecretFileError;
+use crate::vault::VaultError;
 
 /// Why a key cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,17 @@ pub enum OpenError {
         /// What is missing.
         problem: String,
     },
+    /// The token makes no key.
+    #[error(
+        "token {token:?} makes no key: {source}: let its user generate session objects, or name a key that is there and say \
+         key.pkcs11.generate: none"
+    )]
+    Generate {
+        /// Label of the token.
+        token: String,
+        /// What the token said.
+        source: SignError,
+    },
     /// A test signature does not verify with the public key.
     #[error(
         "a test signature by {uri} with {scheme} does not verify: private and public key do not belong together"
@@ -129,6 +141,22 @@ pub enum OpenError {
         uri: String,
         /// What the token said.
         source: SignError,
+    },
+    /// Vault or OpenBao did not say what is needed to open the key.
+    #[error("{reference}: {source}")]
+    Vault {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong.
+        source: VaultError,
+    },
+    /// The key in Vault or OpenBao is not one to use.
+    #[error("{reference}: {problem}")]
+    Transit {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong, with the fix.
+        problem: String,
     },
     /// A key in memory without saying that this is development.
     #[error(
@@ -152,7 +180,7 @@ pub enum OpenError {
 pub enum SignError {
     /// Too many signatures wait already.
     #[error(
-        "{limit} signatures wait for a session already: the device is slower than the demand; raise maxSessions, or add devices"
+        "{limit} signatures wait already: the key's home is slower than the demand; raise maxSessions, or add devices"
     )]
     Overloaded {
         /// The configured bound.
@@ -190,11 +218,14 @@ pub enum SignError {
     #[error("the device does not sign now: {0}: it is tried again until it does")]
     Unusable(String),
     /// The token refused.
-    #[error("the token answered {0}")]
+    #[error("the key's home answered {0}")]
     Device(String),
-    /// The key is not in the token any more.
+    /// Vault or OpenBao does not let this workload sign.
+    #[error("the key may not be used: {0}")]
+    Refused(String),
+    /// The key is not where it was any more.
     #[error(
-        "the key is not in the token any more: restore it, or make a new one with its certificate"
+        "the key is not in its place any more: restore it, or make a new one with its certificate"
     )]
     KeyGone,
     /// Another key is where the key was.
@@ -216,6 +247,7 @@ impl SignError {
             Self::Login(_) => "login",
             Self::Unusable(_) => "unusable",
             Self::Device(_) => "device",
+            Self::Refused(_) => "refused",
             Self::KeyGone => "key_gone",
             Self::KeyChanged => "key_changed",
         }
@@ -225,13 +257,40 @@ impl SignError {
     pub(crate) fn blames_the_device(&self) -> bool {
         matches!(
             self,
-            Self::Login(_) | Self::Unusable(_) | Self::Device(_) | Self::KeyGone | Self::KeyChanged
+            Self::Login(_)
+                | Self::Unusable(_)
+                | Self::Device(_)
+                | Self::Refused(_)
+                | Self::KeyGone
+                | Self::KeyChanged
         )
     }
 
     /// Whether nothing will change before somebody does something about it.
     pub fn needs_help(&self) -> bool {
-        matches!(self, Self::Login(_) | Self::KeyGone | Self::KeyChanged)
+        matches!(
+            self,
+            Self::Login(_) | Self::Refused(_) | Self::KeyGone | Self::KeyChanged
+        )
+    }
+}
+
+/// What Vault said, as a signature meets it.
+impl From<VaultError> for SignError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::Missing(_) => Self::KeyGone,
+            VaultError::Denied(_) => Self::Refused(error.to_string()),
+            VaultError::Login { .. } | VaultError::File(_) | VaultError::Config(_) => {
+                Self::Login(error.to_string())
+            }
+            VaultError::Unreachable(_)
+            | VaultError::Unavailable { .. }
+            | VaultError::Deadline(_) => Self::Unusable(error.to_string()),
+            VaultError::Refused { .. } | VaultError::Answer { .. } => {
+                Self::Device(error.to_string())
+            }
+        }
     }
 }
 
@@ -239,7 +298,7 @@ impl SignError {
 impl From<OpenError> for SignError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Token { source, .. } => source,
+            OpenError::Token { source, .. } | OpenError::Generate { source, .. } => source,
             OpenError::TokenMissing { .. } => Self::Unusable(error.to_string()),
             OpenError::PinFile(_)
             | OpenError::PinNotConfigured { .. }

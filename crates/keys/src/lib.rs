@@ -1,7 +1,9 @@
 //! Private keys that stay where they are.
 //!
 //! A [`PrivateKey`] signs and says where it lives; it never gives the key itself. [`open`] finds
-//! one by its configuration: in a PKCS#11 token, or, for development only, in memory.
+//! one by its configuration: in a PKCS#11 token, in a transit mount of Vault or OpenBao, or, for
+//! development only, in memory. A session with Vault ([`Vault`]) is shared with whoever else asks
+//! something of the same server.
 //!
 //! Everything here blocks, for as long as a device takes to answer: call it on threads of its
 //! own, never on a runtime's workers. The crates `identity` and `link` see keys only through the
@@ -21,15 +23,19 @@ mod pkcs11;
 mod public_key;
 mod scheme;
 mod secret;
+mod transit;
 mod uri;
+mod vault;
 
-pub use custody::{Custody, Token};
+pub use custody::{Custody, Token, TransitCustody};
 pub use error::{OpenError, SignError};
 pub use health::{KeyFigures, KeyHealth};
 pub use public_key::{Algorithm, PublicKey, PublicKeyError};
 pub use scheme::Scheme;
 pub use secret::{SecretFile, SecretFileError};
+pub use transit::{TransitReference, TransitReferenceError};
 pub use uri::{Pkcs11Uri, UriError};
+pub use vault::{Method, Request, Vault, VaultAuth, VaultConfig, VaultError, VaultFigures};
 
 /// A private key that stays where it is.
 pub trait PrivateKey: Send + Sync + fmt::Debug {
@@ -74,6 +80,22 @@ pub trait PrivateKey: Send + Sync + fmt::Debug {
         KeyHealth::Ready
     }
 
+    /// Whether another key is to follow this one: opened anew, its home gives that. Does not block.
+    fn has_successor(&self) -> bool {
+        false
+    }
+
+    /// Has another key follow this one. Blocks.
+    ///
+    /// # Errors
+    /// Where its home cannot make one, or does not let this workload do so.
+    fn rotate(&self) -> Result<(), SignError> {
+        Err(SignError::Refused(
+            "it has no versions: have a new key made in its place by whoever made this one"
+                .to_owned(),
+        ))
+    }
+
     /// Whether this kind of key is for development only.
     fn development(&self) -> bool {
         false
@@ -85,6 +107,8 @@ pub trait PrivateKey: Send + Sync + fmt::Debug {
 pub enum KeyConfig {
     /// In a PKCS#11 token.
     Pkcs11(Box<Pkcs11Config>),
+    /// In a transit mount of Vault or OpenBao.
+    Transit(TransitConfig),
     /// In this process's memory.
     Memory(MemoryConfig),
 }
@@ -102,9 +126,53 @@ pub struct Pkcs11Config {
     pub queue: usize,
     /// How long a signature may wait for a session.
     pub wait: Duration,
+    /// Makes a key in the token instead of finding one: a session object, which dies with the
+    /// process.
+    pub generate: Option<Generate>,
     /// Directory in which a refused PIN is remembered across restarts of the process, without the
     /// PIN.
     pub state: Option<PathBuf>,
+}
+
+/// A key to make in a token, named as the URI says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Generate {
+    /// On which curve.
+    pub curve: Curve,
+    /// Age at which another is to follow it.
+    pub max_age: Option<Duration>,
+}
+
+/// A curve that keys can be made on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Curve {
+    /// NIST P-256.
+    P256,
+    /// NIST P-384.
+    P384,
+}
+
+/// A key in a transit mount.
+#[derive(Clone, Debug)]
+pub struct TransitConfig {
+    /// The session with the server.
+    pub vault: Arc<Vault>,
+    /// Which key, in which mount.
+    pub reference: TransitReference,
+    /// Which version of it; the newest when none.
+    pub version: Option<u64>,
+    /// Whether a key that can be taken out of the server is let pass.
+    pub allow_exportable: bool,
+    /// Most signatures asked for in one request.
+    pub batch: NonZeroUsize,
+    /// Requests under way at once.
+    pub requests: NonZeroUsize,
+    /// Signatures that may wait for a request.
+    pub queue: usize,
+    /// How long a signature may take.
+    pub wait: Duration,
+    /// How often to look whether the key has a new version.
+    pub look: Duration,
 }
 
 /// A key in memory.
@@ -123,6 +191,7 @@ pub struct MemoryConfig {
 pub fn open(config: &KeyConfig) -> Result<Arc<dyn PrivateKey>, OpenError> {
     Ok(match config {
         KeyConfig::Pkcs11(config) => Arc::new(pkcs11::Pkcs11Key::open(config)?),
+        KeyConfig::Transit(config) => Arc::new(transit::TransitKey::open(config)?),
         KeyConfig::Memory(config) => Arc::new(memory::MemoryKey::open(config)?),
     })
 }

@@ -107,6 +107,7 @@ impl PrivateKey for MemoryKey {
             algorithm: self.public.algorithm().to_string(),
             schemes: self.schemes().to_vec(),
             token: None,
+            transit: None,
             sensitive: Some(false),
             always_sensitive: Some(false),
             extractable: Some(true),

@@ -5,10 +5,11 @@
 //! behind the [`gate`] that keeps everybody out meanwhile; [`token`] finds the token and logs in,
 //! never spending a PIN try twice, for which [`refused`] remembers; [`sessions`] lends sessions to
 //! one thread at a time; [`tender`] keeps one alive and begins a failing token anew; [`object`]
-//! finds the key; [`mechanism`] speaks the token's dialect of each signature scheme; [`trouble`]
+//! finds the key, or [`generate`] makes one; [`mechanism`] speaks the token's dialect of each signature scheme; [`trouble`]
 //! says what a return value asks for.
 
 mod gate;
+mod generate;
 mod mechanism;
 mod module;
 mod object;
@@ -19,19 +20,22 @@ mod token;
 mod trouble;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
 
+use self::gate::Pass;
+use self::generate::Holder;
 use self::module::Module;
 use self::sessions::Sessions;
 use self::tender::Tender;
 use self::token::TokenSlot;
 use crate::public_key::PublicKey;
 use crate::{
-    Custody, KeyFigures, KeyHealth, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError,
+    Custody, Generate, KeyFigures, KeyHealth, OpenError, Pkcs11Config, PrivateKey, Scheme,
+    SignError,
 };
 
 /// What a key signs to prove itself.
@@ -53,6 +57,10 @@ pub(crate) struct Pkcs11Key {
     public: PublicKey,
     schemes: Vec<Scheme>,
     signatures: AtomicU64,
+    /// Since when it is there, when it was made here.
+    made: Option<(Instant, Generate)>,
+    /// Whether another was asked for.
+    rotate: AtomicBool,
 }
 
 impl Pkcs11Key {
@@ -60,7 +68,7 @@ impl Pkcs11Key {
     /// more after the module was initialised anew.
     pub(crate) fn open(config: &Pkcs11Config) -> Result<Self, OpenError> {
         let module = module::load(&config.module)?;
-        let key = match Self::find(config, &module) {
+        let (key, holder) = match Self::find(config, &module) {
             Err(error) if is_unusable(&error) && module.reload() => Self::find(config, &module),
             other => other,
         }?;
@@ -68,6 +76,7 @@ impl Pkcs11Key {
             sessions: key.sessions.clone(),
             public: key.public.clone(),
             scheme: key.schemes[0],
+            holder,
         };
         tender.start().map_err(|error| OpenError::Module {
             path: config.module.clone(),
@@ -76,7 +85,11 @@ impl Pkcs11Key {
         Ok(key)
     }
 
-    fn find(config: &Pkcs11Config, module: &Arc<Module>) -> Result<Self, OpenError> {
+    /// Finds the key, or makes it; then with the session that it lives in.
+    fn find(
+        config: &Pkcs11Config,
+        module: &Arc<Module>,
+    ) -> Result<(Self, Option<Holder>), OpenError> {
         let uri = config.uri.to_string();
         let Some(pass) = module.gate.enter(Instant::now() + OPENING) else {
             return Err(OpenError::Token {
@@ -85,7 +98,33 @@ impl Pkcs11Key {
             });
         };
         let token = Arc::new(TokenSlot::find(module, config, &pass)?);
+        let Some(generate) = config.generate else {
+            return Ok((Self::locate(config, module, token, &pass)?, None));
+        };
         let session = token.open_session(&pass)?;
+        let made = generate::pair(&token, &session, config, generate.curve)
+            .and_then(|config| Self::locate(&config, module, token, &pass));
+        match made {
+            Ok(key) => {
+                let module = pass.generation();
+                Ok((key, Some(Holder { session, module })))
+            }
+            Err(error) => {
+                // What failed is said already.
+                let _ = session.close();
+                Err(error)
+            }
+        }
+    }
+
+    fn locate(
+        config: &Pkcs11Config,
+        module: &Arc<Module>,
+        token: Arc<TokenSlot>,
+        pass: &Pass<'_>,
+    ) -> Result<Self, OpenError> {
+        let uri = config.uri.to_string();
+        let session = token.open_session(pass)?;
         let found = object::locate(&session, &config.uri, token.label()).and_then(|located| {
             let schemes = mechanism::offered(&token, &config.uri, located.public.algorithm())?;
             let proven = prove(&session, &located, schemes, &uri)?;
@@ -108,11 +147,13 @@ impl Pkcs11Key {
                 token,
                 located.id,
                 first,
-                &pass,
+                pass,
             )),
             signatures: AtomicU64::new(u64::try_from(schemes.len()).unwrap_or_default()),
             public: located.public,
             schemes,
+            made: config.generate.map(|generate| (Instant::now(), generate)),
+            rotate: AtomicBool::new(false),
         })
     }
 }
@@ -197,6 +238,7 @@ impl PrivateKey for Pkcs11Key {
             algorithm: self.public.algorithm().to_string(),
             schemes: self.schemes.clone(),
             token: Some(self.sessions.token().info().clone()),
+            transit: None,
             sensitive: claim(|said| {
                 if let Attribute::Sensitive(yes) = said {
                     Some(*yes)
@@ -252,6 +294,25 @@ impl PrivateKey for Pkcs11Key {
 
     fn health(&self) -> KeyHealth {
         self.sessions.health()
+    }
+
+    fn has_successor(&self) -> bool {
+        let old = self.made.is_some_and(|(since, generate)| {
+            generate.max_age.is_some_and(|age| since.elapsed() >= age)
+        });
+        old || self.rotate.load(Ordering::Relaxed)
+    }
+
+    fn rotate(&self) -> Result<(), SignError> {
+        if self.made.is_none() {
+            return Err(SignError::Refused(
+                "it was made by somebody else: have them make another in its place, or let one be made here with \
+                 key.pkcs11.generate"
+                    .to_owned(),
+            ));
+        }
+        self.rotate.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -78,6 +78,14 @@ impl Pkcs11Uri {
         self.id.as_deref()
     }
 
+    /// The same with this CKA_ID.
+    pub(crate) fn with_id(&self, id: &[u8]) -> Self {
+        Self {
+            id: Some(id.to_vec()),
+            ..self.clone()
+        }
+    }
+
     /// The file with the PIN.
     pub fn pin_source(&self) -> Option<&Path> {
         self.pin_source.as_deref()

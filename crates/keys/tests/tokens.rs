@@ -16,7 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use home::{ED25519, Kind, P256, P384, PIN, at_home};
-use sealwire_keys::{Algorithm, KeyConfig, OpenError, Scheme, SignError, open};
+use sealwire_keys::{
+    Algorithm, Curve, Generate, KeyConfig, OpenError, Pkcs11Config, Scheme, SignError, open,
+};
 
 #[test]
 fn every_kind_of_key_signs_with_every_scheme_it_offers_and_says_that_it_cannot_leave() {
@@ -219,4 +221,66 @@ fn overload_is_refused_at_once_and_waiting_ends_at_its_deadline() {
     assert!(begun.elapsed() < Duration::from_secs(30));
     // And afterwards all is as before.
     key.sign(Scheme::RsaPssSha256, b"x").unwrap();
+}
+
+#[test]
+fn a_key_made_in_the_token_signs_cannot_leave_and_dies_with_its_owner() {
+    let Some(home) = at_home("a_key_made_in_the_token_signs_cannot_leave_and_dies_with_its_owner")
+    else {
+        return;
+    };
+    home.token("t", &[]);
+    let made = |curve, max_age| {
+        let config = Pkcs11Config {
+            generate: Some(Generate { curve, max_age }),
+            ..home.config("token=t;object=made")
+        };
+        open(&KeyConfig::Pkcs11(Box::new(config)))
+    };
+    for (curve, algorithm) in [
+        (Curve::P256, Algorithm::EcdsaP256),
+        (Curve::P384, Algorithm::EcdsaP384),
+    ] {
+        let key = made(curve, None).unwrap();
+        assert_eq!(key.public_key().algorithm(), algorithm);
+        // In more sessions than the one it was made in.
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                let key = &key;
+                scope.spawn(move || {
+                    let signature = key.sign(key.schemes()[0], b"message").unwrap();
+                    assert!(
+                        key.public_key()
+                            .verifies(key.schemes()[0], b"message", &signature)
+                    );
+                });
+            }
+        });
+        let custody = key.custody().unwrap();
+        assert_eq!(
+            (custody.sensitive, custody.extractable, custody.local),
+            (Some(true), Some(false), Some(true))
+        );
+        // Another for another workload, or after this one: they do not get into each other's way.
+        let next = made(curve, None).unwrap();
+        assert_ne!(next.reference(), key.reference());
+        assert_ne!(next.public_key(), key.public_key());
+        assert!(!key.has_successor());
+        key.rotate().unwrap();
+        assert!(key.has_successor() && !next.has_successor());
+    }
+    assert!(
+        made(Curve::P256, Some(Duration::ZERO))
+            .unwrap()
+            .has_successor()
+    );
+    // Their sessions are closed by a thread.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !matches!(
+        home.open("token=t;object=made"),
+        Err(OpenError::KeyMissing { .. })
+    ) {
+        assert!(Instant::now() < deadline, "a key stayed behind");
+        thread::yield_now();
+    }
 }

@@ -5,12 +5,16 @@
 //! built with the tools of the system (`unshare`, `nsenter`, `ip`, `setpriv`, `tcpdump`), so that
 //! what runs in a pod is started as a container runtime would start it.
 
+mod bao;
 mod command;
 mod mesh;
+mod vaulted;
 mod wire;
 mod world;
 
+pub use bao::{Bao, Storage};
 pub use command::{Capabilities, Finished, PodCommand, Process, assert_eventually};
 pub use mesh::{Mesh, OPEN_MESH, PROXY_UID, Programs, Sealing, Sidecar, TRUST_DOMAIN};
+pub use vaulted::{KeyFrom, Vaulted};
 pub use wire::{Capture, Flow, Wire};
 pub use world::{Pod, Privilege, World, WorldError};

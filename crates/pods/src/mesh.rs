@@ -19,7 +19,7 @@ pub const PROXY_UID: u32 = 1337;
 pub const TRUST_DOMAIN: &str = "mesh.example";
 
 /// How long a program may take that has nothing to wait for.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The programs that a mesh is made with.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Programs {
     pub proxy: PathBuf,
     /// `hsm-sim`.
     pub hsm_sim: PathBuf,
+    /// `sealwire`.
+    pub cli: PathBuf,
     /// The PKCS#11 module that behaves like a device, `libhsm_sim.so`, where it is built.
     pub device: Option<PathBuf>,
 }
@@ -37,7 +39,7 @@ pub struct Programs {
 pub struct Mesh {
     world: World,
     programs: Programs,
-    log: &'static str,
+    pub(crate) log: &'static str,
 }
 
 /// How a pod is sealed.
@@ -98,6 +100,7 @@ impl Programs {
         Ok(Self {
             proxy: directory.join("sealwire-proxy"),
             hsm_sim: directory.join("hsm-sim"),
+            cli: directory.join("sealwire"),
             device: Some(directory.join("libhsm_sim.so")).filter(|module| module.exists()),
         })
     }
@@ -143,6 +146,7 @@ impl Mesh {
         let programs = Programs {
             proxy: copy(&programs.proxy, "sealwire-proxy")?,
             hsm_sim: copy(&programs.hsm_sim, "hsm-sim")?,
+            cli: programs.cli.clone(),
             device: (programs.device.as_ref())
                 .map(|module| copy(module, "libhsm_sim.so"))
                 .transpose()?,
@@ -321,15 +325,11 @@ impl Mesh {
         let directory = directory.display();
         let hsm = self.hsm_directory();
         let hsm = hsm.display();
-        let softhsm = MODULES
-            .iter()
-            .find(|path| Path::new(path).exists())
-            .unwrap_or(&MODULES[0]);
         let device = self.device_directory(pod);
         let device = device.display();
         let (module, simulated) = match (&sealing.device, &self.programs.device) {
-            (Some(_), Some(module)) => (module.display().to_string(), format!(", {device}")),
-            _ => ((*softhsm).to_owned(), String::new()),
+            (Some(_), Some(built)) => (built.display().to_string(), format!(", {device}")),
+            _ => (module().to_owned(), String::new()),
         };
         let Sealing { identity, key, .. } = sealing;
         format!(
@@ -503,7 +503,15 @@ const MODULES: [&str; 4] = [
     "/usr/lib64/pkcs11/libsofthsm2.so",
 ];
 
-fn succeeded(step: &str, finished: Finished) -> Result<Finished, WorldError> {
+/// SoftHSM, where it is.
+pub(crate) fn module() -> &'static str {
+    let mut modules = MODULES.into_iter();
+    modules
+        .find(|path| Path::new(path).exists())
+        .unwrap_or(MODULES[0])
+}
+
+pub(crate) fn succeeded(step: &str, finished: Finished) -> Result<Finished, WorldError> {
     if finished.success() {
         return Ok(finished);
     }

@@ -188,6 +188,10 @@ impl World {
         Capture::start(&self.inner, &format!("v-{}", pod.name), file)
     }
 
+    pub(crate) fn inner(&self) -> Arc<Inner> {
+        self.inner.clone()
+    }
+
     /// The privilege that the world was made with.
     pub fn privilege(&self) -> Privilege {
         self.inner.privilege

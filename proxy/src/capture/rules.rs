@@ -217,10 +217,15 @@ fn declared(spec: &CaptureSpec, family: Family) -> Vec<String> {
         .exceptions
         .iter()
         .map(|rule| (rule.destination, rule.ports.as_slice()));
+    let own = spec
+        .own
+        .iter()
+        .map(|(net, port)| (*net, std::slice::from_ref(port)));
     let mut ranges: Vec<(IpNet, Option<u16>)> = Vec::new();
     for (net, ports) in mesh
         .chain(services)
         .chain(exceptions)
+        .chain(own)
         .filter(|(net, _)| family.has(net))
     {
         if ports.is_empty() {
@@ -332,6 +337,7 @@ mod tests {
                 "fd00:5ea1::/32".parse().unwrap(),
             ],
             services: vec![("198.19.0.10/32".parse().unwrap(), vec![80])],
+            own: Vec::new(),
             exceptions: vec![ExceptionSpec {
                 name: "cluster-dns".to_owned(),
                 kind: ExceptionKind::Dns,
@@ -384,6 +390,7 @@ mod tests {
     fn a_service_inside_a_mesh_range_is_not_declared_twice() {
         let mesh_alone = CaptureSpec {
             services: Vec::new(),
+            own: Vec::new(),
             ..spec()
         };
         assert_eq!(

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sealwire_identity::{CertificateFacts, Epoch, Profile, SpiffeIdPattern, TrustDomain};
-use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config};
+use sealwire_keys::{
+    Curve, Generate, KeyConfig, MemoryConfig, Pkcs11Config, Pkcs11Uri, VaultConfig,
+};
 use sealwire_link::{Direction, LinkLimits, LiveLink};
 use time::OffsetDateTime;
 
-use super::{Config, ConfigError, ExceptionKind, KeySection, RevocationSettings};
+use super::{
+    CertificatesFrom, Config, ConfigError, ExceptionKind, GenerateKey, KeyIn, KeySection,
+    Pkcs11Section, RevocationSettings,
+};
 use crate::capture::{CaptureSpec, ExceptionSpec};
 use crate::policy::{Decision, InboundPolicy, OutboundPolicy};
 
@@ -18,7 +23,11 @@ pub struct Settings {
     /// The file as written; free of secrets, since a URI with an inline PIN is refused.
     pub config: Config,
     /// Where the key is.
-    pub key: KeyConfig,
+    pub key: KeyIn,
+    /// Where Vault or OpenBao is, when something is in it.
+    pub vault: Option<VaultConfig>,
+    /// Where certificate and bundle come from.
+    pub certificates: CertificatesFrom,
     /// Accepted trust domains; the first is our own.
     pub trust_domains: Vec<TrustDomain>,
     /// TLS profile.
@@ -59,6 +68,8 @@ impl Config {
     pub fn settings(self) -> Result<Settings, ConfigError> {
         Ok(Settings {
             key: self.key()?,
+            vault: self.vault()?,
+            certificates: self.certificates()?,
             trust_domains: self.trust_domains()?,
             profile: Profile::by_name(&self.identity.profile).map_err(|error| {
                 ConfigError::invalid(
@@ -127,36 +138,74 @@ impl Config {
                     expires: rule.expires,
                 })
                 .collect(),
+            own: self.vault_ranges()?,
             node: self.capture.node.clone(),
         })
     }
 
-    fn key(&self) -> Result<KeyConfig, ConfigError> {
+    fn key(&self) -> Result<KeyIn, ConfigError> {
         match &self.key {
-            KeySection::Pkcs11(section) => Ok(KeyConfig::Pkcs11(Box::new(Pkcs11Config {
-                module: section.module.clone(),
-                uri: section.uri.parse().map_err(|error| {
-                    ConfigError::invalid(
-                        "key.pkcs11.uri",
-                        error,
-                        "write it as pkcs11:token=NAME;object=NAME?pin-source=file:/path",
-                    )
-                })?,
-                max_sessions: section.max_sessions,
-                queue: section.queue,
-                wait: Duration::from_secs(section.wait_seconds),
-                state: section.state.clone(),
-            }))),
+            KeySection::Pkcs11(section) => {
+                Ok(KeyIn::Here(KeyConfig::Pkcs11(Box::new(Pkcs11Config {
+                    module: section.module.clone(),
+                    uri: section.uri.parse().map_err(|error| {
+                        ConfigError::invalid(
+                            "key.pkcs11.uri",
+                            error,
+                            "write it as pkcs11:token=NAME;object=NAME?pin-source=file:/path",
+                        )
+                    })?,
+                    max_sessions: section.max_sessions,
+                    queue: section.queue,
+                    wait: Duration::from_secs(section.wait_seconds),
+                    generate: self.generate(section)?,
+                    state: section.state.clone(),
+                }))))
+            }
+            KeySection::VaultTransit(section) => self.transit(section).map(KeyIn::Transit),
             KeySection::Memory(_) if !self.development => Err(ConfigError::invalid(
                 "key.memory",
                 "a key in memory can be copied out of this process",
                 "use key.pkcs11, or say development: true where nothing has to be protected",
             )),
-            KeySection::Memory(section) => Ok(KeyConfig::Memory(MemoryConfig {
+            KeySection::Memory(section) => Ok(KeyIn::Here(KeyConfig::Memory(MemoryConfig {
                 path: section.file.clone(),
                 development: true,
-            })),
+            }))),
         }
+    }
+
+    /// Where an authority issues certificates for whatever key there is, one is made at the start
+    /// and dies with the process, unless a certain one is named by its id.
+    fn generate(&self, section: &Pkcs11Section) -> Result<Option<Generate>, ConfigError> {
+        let online = self.identity.vault_pki.is_some();
+        let named = section
+            .uri
+            .parse::<Pkcs11Uri>()
+            .is_ok_and(|uri| uri.id().is_some());
+        let curve = match section.generate {
+            Some(GenerateKey::None) => return Ok(None),
+            None if named || !online => return Ok(None),
+            None | Some(GenerateKey::P256) => Curve::P256,
+            Some(GenerateKey::P384) => Curve::P384,
+        };
+        let wrong = |problem, fix| Err(ConfigError::invalid("key.pkcs11.generate", problem, fix));
+        if !online {
+            return wrong(
+                "nobody would issue a certificate for a key that is made here",
+                "say identity.vaultPki, or name a key that is there",
+            );
+        }
+        if named {
+            return wrong(
+                "the URI names a certain key by its id",
+                "leave id= out, or say generate: none",
+            );
+        }
+        Ok(Some(Generate {
+            curve,
+            max_age: section.max_age_seconds.map(Duration::from_secs),
+        }))
     }
 
     fn trust_domains(&self) -> Result<Vec<TrustDomain>, ConfigError> {

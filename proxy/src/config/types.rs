@@ -1,6 +1,8 @@
 //! The configuration as it is written. Doc comments here become the reference
 //! (`docs/configuration.md`) and the descriptions in the JSON Schema.
 
+mod vault;
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -9,6 +11,11 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+
+pub use self::vault::{
+    VaultAppRoleSection, VaultAuthSection, VaultCertificateSection, VaultClientSection,
+    VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection, VaultTransitSection,
+};
 
 /// The configuration of `sealwire-proxy`.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -22,6 +29,10 @@ pub struct Config {
     pub identity: IdentitySection,
     /// Where the private key lives. Changing it needs a restart.
     pub key: KeySection,
+    /// Where Vault or OpenBao is, for a key in its transit mount and certificates from its PKI
+    /// mount. Changing it needs a restart.
+    #[serde(default)]
+    pub vault: Option<VaultSection>,
     /// What is inside the mesh, and so sealed.
     #[serde(default)]
     pub mesh: MeshSection,
@@ -57,11 +68,18 @@ pub struct Config {
 pub struct IdentitySection {
     /// Accepted SPIFFE trust domains; the first is this workload's own.
     pub trust_domains: Vec<String>,
-    /// PEM file with the certificate chain, leaf first. Read again when it changes.
-    pub certificate: PathBuf,
+    /// PEM file with the certificate chain, leaf first. Read again when it changes. Needed unless
+    /// `vaultPki` is there.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
     /// PEM file with the trust bundle: the CA certificates that peers' chains must end in. Read
-    /// again when it changes.
-    pub bundle: PathBuf,
+    /// again when it changes. Needed unless `vaultPki` is there.
+    #[serde(default)]
+    pub bundle: Option<PathBuf>,
+    /// Certificate and trust bundle from a PKI mount of Vault or OpenBao, instead of files.
+    /// Changing it needs a restart.
+    #[serde(default)]
+    pub vault_pki: Option<VaultPkiSection>,
     /// TLS profile: `default`, `bsi-tr-02102-2` or `cnsa-2.0`.
     #[serde(default = "default_profile")]
     pub profile: String,
@@ -137,6 +155,8 @@ pub struct ResumptionSection {
 pub enum KeySection {
     /// A key in a PKCS#11 token.
     Pkcs11(Pkcs11Section),
+    /// A key in a transit mount of Vault or OpenBao.
+    VaultTransit(VaultTransitSection),
     /// A key in this process's memory, for development only.
     Memory(MemorySection),
 }
@@ -158,11 +178,31 @@ pub struct Pkcs11Section {
     /// Seconds that a signature may wait for a session.
     #[serde(default = "default_wait")]
     pub wait_seconds: u64,
+    /// Makes a key in the token at the start, on curve `p256` or `p384`, instead of finding one: a
+    /// session object, which dies with the process and leaves nothing in the token. The default is
+    /// `p256` where `identity.vaultPki` issues certificates and the URI has no `id=`, else `none`.
+    #[serde(default)]
+    pub generate: Option<GenerateKey>,
+    /// Seconds after which another key is made and follows; never when none. For keys made here.
+    #[serde(default)]
+    pub max_age_seconds: Option<u64>,
     /// Directory that outlives a restart of the container (an `emptyDir`). In it is remembered
     /// which PIN file the token has refused, so that restarts do not spend the PIN's tries; never
     /// a PIN. Without it only the running process remembers.
     #[serde(default)]
     pub state: Option<PathBuf>,
+}
+
+/// Whether a key is made in the token.
+#[derive(Copy, Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerateKey {
+    /// On P-256.
+    P256,
+    /// On P-384.
+    P384,
+    /// Not: one is there.
+    None,
 }
 
 /// A key in memory.

@@ -75,6 +75,18 @@ def main():
         print("reading", flush=True)
         got += len(read_all(s))
         print(f"a clean end after {got} bytes")
+    elif mode == "churn":
+        # A connection for each exchange.
+        end, done = time.time() + float(sys.argv[4]), 0
+        while time.time() < end:
+            s = connect()
+            s.sendall(b"there and back")
+            s.shutdown(socket.SHUT_WR)
+            if read_all(s) != b"there and back":
+                raise EOFError
+            s.close()
+            done += 1
+        print(f"{done} exchanges, none broken")
     elif mode == "steady":
         # Exchanges on one connection until told to stop by the end of input.
         stop, done = [], 0

@@ -11,6 +11,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 
 use super::gate::Pass;
+use super::generate::Holder;
 use super::sessions::{Duty, Sessions};
 use super::token::TokenSlot;
 use super::trouble::sign_error;
@@ -33,6 +34,8 @@ pub(super) struct Tender {
     pub(super) public: PublicKey,
     /// By which the key is proven after each recovery.
     pub(super) scheme: Scheme,
+    /// Where the key lives, when it was made here.
+    pub(super) holder: Option<Holder>,
 }
 
 impl Tender {
@@ -62,7 +65,7 @@ impl Tender {
                         pause = doubled.mul_f64(0.75 + fastrand::f64() / 4.0);
                     }
                 },
-                Duty::End => return self.close_idle(),
+                Duty::End => return self.end(),
             }
         }
     }
@@ -87,6 +90,18 @@ impl Tender {
                 self.sessions.unreserve();
                 Err(error)
             }
+        }
+    }
+
+    /// Closes what is open; with its session a key that was made here is gone.
+    fn end(self) {
+        self.close_idle();
+        if let Some(holder) = self.holder
+            && let Ok(pass) = self.sessions.enter(Instant::now())
+            && holder.module == pass.generation()
+        {
+            // A session that is lost has taken the key along.
+            let _ = holder.session.close();
         }
     }
 

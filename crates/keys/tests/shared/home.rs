@@ -223,6 +223,7 @@ impl Home {
             max_sessions: NonZeroUsize::new(4).unwrap(),
             queue: 64,
             wait: Duration::from_secs(5),
+            generate: None,
             state: None,
         }
     }

@@ -1,0 +1,202 @@
+//! Keys in a transit mount of Vault or OpenBao (`vault-transit:mount/key`).
+//!
+//! [`reference`] names a key, [`key`] reads what the server says about it, [`signer`] asks for
+//! signatures, several at once where several wait. A key here is one version of the server's key:
+//! its certificate is for that version, which is asked for in every request and asserted in every
+//! answer. A newer version is noticed ([`PrivateKey::has_successor`]) and is another key.
+
+mod key;
+mod reference;
+mod signer;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub use self::reference::{TransitReference, TransitReferenceError};
+use self::signer::Signer;
+use crate::public_key::PublicKey;
+use crate::vault::{Method, Request, Vault};
+use crate::{
+    Custody, KeyFigures, KeyHealth, OpenError, PrivateKey, Scheme, SignError, TransitConfig,
+};
+
+/// What a key signs to prove itself.
+const PROOF: &[u8] = b"sealwire: does this key sign?";
+
+/// One version of a key in a transit mount.
+#[derive(Debug)]
+pub(crate) struct TransitKey {
+    /// With the version, since another version is another key.
+    reference: String,
+    config: TransitConfig,
+    version: u64,
+    public: PublicKey,
+    schemes: Vec<Scheme>,
+    signer: Arc<Signer>,
+}
+
+impl TransitKey {
+    /// Reads what the server says of the key, and proves that it signs.
+    pub(crate) fn open(config: &TransitConfig) -> Result<Self, OpenError> {
+        let reference = config.reference.to_string();
+        let vault = |source| OpenError::Vault {
+            reference: reference.clone(),
+            source,
+        };
+        let described = key::read(&config.vault, &config.reference, config.wait).map_err(vault)?;
+        let unfit = |problem| OpenError::Transit {
+            reference: reference.clone(),
+            problem,
+        };
+        let version = config.version.unwrap_or(described.latest_version);
+        described
+            .check(version, config.allow_exportable)
+            .map_err(unfit)?;
+        let public = described.public_key(version).map_err(unfit)?;
+        let signer = Signer::start(config, version, &public);
+        let mut key = Self {
+            reference: format!("{reference}?version={version}"),
+            config: config.clone(),
+            version,
+            schemes: public.algorithm().schemes().to_vec(),
+            public,
+            signer,
+        };
+        key.prove()?;
+        Ok(key)
+    }
+
+    /// Signs and verifies once with every scheme, and keeps those that the server can do.
+    fn prove(&mut self) -> Result<(), OpenError> {
+        let mut proven = Vec::new();
+        let mut failure = None;
+        for scheme in self.schemes.clone() {
+            match self.signer.sign(scheme, PROOF) {
+                Ok(signature) if self.public.verifies(scheme, PROOF, &signature) => {
+                    proven.push(scheme);
+                }
+                Ok(_) => {
+                    return Err(OpenError::SelfTest {
+                        uri: self.reference.clone(),
+                        scheme: scheme.name(),
+                    });
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.schemes = proven;
+        match failure {
+            Some(source) if self.schemes.is_empty() => Err(OpenError::Token {
+                uri: self.reference.clone(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn vault(&self) -> &Vault {
+        &self.config.vault
+    }
+}
+
+impl PrivateKey for TransitKey {
+    fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    fn schemes(&self) -> &[Scheme] {
+        &self.schemes
+    }
+
+    fn sign(&self, scheme: Scheme, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        if !self.schemes.contains(&scheme) {
+            return Err(SignError::Scheme {
+                scheme: scheme.name(),
+            });
+        }
+        let signature = self.signer.sign(scheme, message)?;
+        // Another key of the same name has versions of the same numbers.
+        if !self.public.verifies(scheme, message, &signature) {
+            self.signer.fails(SignError::KeyChanged);
+            return Err(SignError::KeyChanged);
+        }
+        Ok(signature)
+    }
+
+    fn custody(&self) -> Result<Custody, SignError> {
+        let described = key::read(self.vault(), &self.config.reference, self.config.wait)?;
+        let can_leave = described.exportable || described.allow_plaintext_backup;
+        Ok(Custody {
+            provider: "vault-transit",
+            reference: self.reference.clone(),
+            public_key_sha256: self.public.fingerprint().to_owned(),
+            algorithm: self.public.algorithm().to_string(),
+            schemes: self.schemes.clone(),
+            token: None,
+            sensitive: Some(!can_leave),
+            // Neither property can be taken back once it has been granted.
+            always_sensitive: Some(!can_leave),
+            extractable: Some(can_leave),
+            never_extractable: Some(!can_leave),
+            local: Some(!described.imported_key),
+            transit: Some(described.custody(self.version)),
+        })
+    }
+
+    fn parallelism(&self) -> usize {
+        // As many threads as can wait for the requests under way, within reason.
+        self.config
+            .requests
+            .get()
+            .saturating_mul(self.config.batch.get())
+            .min(64)
+    }
+
+    fn signatures(&self) -> u64 {
+        self.signer.signatures.load(Ordering::Relaxed)
+    }
+
+    fn figures(&self) -> KeyFigures {
+        self.signer.figures()
+    }
+
+    fn health(&self) -> KeyHealth {
+        self.signer.health()
+    }
+
+    fn rotate(&self) -> Result<(), SignError> {
+        if self.config.version.is_some() {
+            return Err(SignError::Refused(
+                "its version is pinned: leave key.vaultTransit.version out".to_owned(),
+            ));
+        }
+        let reference = &self.config.reference;
+        let request = Request {
+            method: Method::Post,
+            path: format!("{}/keys/{}/rotate", reference.mount(), reference.key()),
+            body: None,
+            what: format!("to rotate {reference}"),
+        };
+        self.vault().ask(request, self.config.wait)?;
+        let described = key::read(self.vault(), reference, self.config.wait)?;
+        self.signer
+            .newest
+            .store(described.latest_version, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn has_successor(&self) -> bool {
+        let newest = self.signer.newest.load(Ordering::Relaxed);
+        newest > self.version && self.config.version.is_none()
+    }
+}
+
+impl Drop for TransitKey {
+    fn drop(&mut self) {
+        self.signer.end();
+    }
+}

@@ -1,0 +1,114 @@
+//! Where the keeper gets key, certificate and bundle from: what the configuration names, and the
+//! session with Vault or OpenBao that both of them may share. Used by the keeper alone.
+
+use std::sync::Arc;
+
+use sealwire_identity::{Issued, Issuer, Profile, Renewal, Renewing, VaultPki, VaultPkiConfig};
+use sealwire_keys::{KeyConfig, PrivateKey, TransitConfig, Vault, VaultConfig, VaultFigures};
+
+use crate::config::{CertificatesFrom, KeyIn, PkiSettings, Settings, TransitSettings};
+
+/// Sessions and threads that are started once, when they are first needed.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    vault: Option<Arc<Vault>>,
+    renewing: Option<Renewing>,
+}
+
+impl Source {
+    /// Opens the key. Blocks.
+    pub(crate) fn open(&mut self, settings: &Settings) -> Result<Arc<dyn PrivateKey>, String> {
+        let config = match &settings.key {
+            KeyIn::Here(config) => config.clone(),
+            KeyIn::Transit(transit) => {
+                KeyConfig::Transit(with_session(transit, self.session(settings)?))
+            }
+        };
+        sealwire_keys::open(&config).map_err(|error| error.to_string())
+    }
+
+    /// Certificate and bundle for a key, as they are now. An authority is never waited for.
+    pub(crate) fn obtain(
+        &mut self,
+        settings: &Settings,
+        key: &Arc<dyn PrivateKey>,
+    ) -> Result<Issued, String> {
+        let obtained = match &settings.certificates {
+            CertificatesFrom::Files(files) => files.obtain(key),
+            CertificatesFrom::Pki(pki) => match &self.renewing {
+                Some(renewing) => renewing.obtain(key),
+                None => {
+                    let renewing = start(pki, settings.profile, self.session(settings)?)?;
+                    self.renewing.insert(renewing).obtain(key)
+                }
+            },
+        };
+        obtained.map_err(|error| error.to_string())
+    }
+
+    /// Whether certificates come from an authority.
+    pub(crate) fn is_online(&self) -> bool {
+        self.renewing.is_some()
+    }
+
+    /// Has the certificate renewed now, where an authority issues it.
+    pub(crate) fn renew(&self) {
+        if let Some(renewing) = &self.renewing {
+            renewing.renew();
+        }
+    }
+
+    /// How it stands with the session, if there is one.
+    pub(crate) fn vault_figures(&self) -> Option<VaultFigures> {
+        self.vault.as_ref().map(|vault| vault.figures())
+    }
+
+    /// How it stands with renewing, if certificates come from an authority.
+    pub(crate) fn renewal(&self) -> Option<Renewal> {
+        self.renewing.as_ref().map(Renewing::renewal)
+    }
+
+    fn session(&mut self, settings: &Settings) -> Result<Arc<Vault>, String> {
+        if let Some(vault) = &self.vault {
+            return Ok(vault.clone());
+        }
+        let config: VaultConfig = settings
+            .vault
+            .clone()
+            .ok_or("vault: missing: say where it is, and how to log in")?;
+        let vault = Vault::start(config).map_err(|error| error.to_string())?;
+        Ok(self.vault.insert(vault).clone())
+    }
+}
+
+fn with_session(transit: &TransitSettings, vault: Arc<Vault>) -> TransitConfig {
+    TransitConfig {
+        vault,
+        reference: transit.reference.clone(),
+        version: transit.version,
+        allow_exportable: transit.allow_exportable,
+        batch: transit.batch,
+        requests: transit.requests,
+        queue: transit.queue,
+        wait: transit.wait,
+        look: transit.look,
+    }
+}
+
+fn start(
+    pki: &PkiSettings,
+    profile: &'static Profile,
+    vault: Arc<Vault>,
+) -> Result<Renewing, String> {
+    let authority = VaultPki::new(VaultPkiConfig {
+        vault,
+        mount: pki.mount.clone(),
+        role: pki.role.clone(),
+        id: pki.id.clone(),
+        addresses: pki.addresses.clone(),
+        ttl: pki.ttl,
+        profile,
+    });
+    Renewing::start(Box::new(authority), pki.renewing)
+        .map_err(|error| format!("no thread can be started to renew certificates: {error}"))
+}
