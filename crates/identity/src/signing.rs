@@ -101,8 +101,8 @@ struct StayingSigner {
 
 impl Signer for StayingSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        self.key
-            .sign(self.scheme, message)
+        sealwire_keys::may_sign_here()
+            .and_then(|()| self.key.sign(self.scheme, message))
             .map_err(|error| rustls::Error::Other(OtherError(Arc::new(error))))
     }
 

@@ -223,6 +223,10 @@ pub enum SignError {
     /// Vault or OpenBao does not let this workload sign.
     #[error("the key may not be used: {0}")]
     Refused(String),
+    /// Asked for where nothing may wait for a device: the peer broke off a resumption that it had
+    /// begun.
+    #[error("no signature for a resumption that turned into a full handshake: try again")]
+    WrongThread,
     /// The key is not where it was any more.
     #[error(
         "the key is not in its place any more: restore it, or make a new one with its certificate"
@@ -248,6 +252,7 @@ impl SignError {
             Self::Unusable(_) => "unusable",
             Self::Device(_) => "device",
             Self::Refused(_) => "refused",
+            Self::WrongThread => "wrong_thread",
             Self::KeyGone => "key_gone",
             Self::KeyChanged => "key_changed",
         }

@@ -9,6 +9,7 @@
 //! own, never on a runtime's workers. The crates `identity` and `link` see keys only through the
 //! trait; programs call [`open`].
 
+use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -194,6 +195,27 @@ pub fn open(config: &KeyConfig) -> Result<Arc<dyn PrivateKey>, OpenError> {
         KeyConfig::Transit(config) => Arc::new(transit::TransitKey::open(config)?),
         KeyConfig::Memory(config) => Arc::new(memory::MemoryKey::open(config)?),
     })
+}
+
+thread_local! {
+    static NEVER_SIGNS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps this thread, to its end, from ever waiting for a device: see [`may_sign_here`].
+pub fn never_sign_on_this_thread() {
+    NEVER_SIGNS.set(true);
+}
+
+/// Whether a signature may be asked for on this thread.
+///
+/// # Errors
+/// [`SignError::WrongThread`].
+pub fn may_sign_here() -> Result<(), SignError> {
+    if NEVER_SIGNS.get() {
+        Err(SignError::WrongThread)
+    } else {
+        Ok(())
+    }
 }
 
 /// To be called before the process ends: no key is used after it, and no vendor's library is in

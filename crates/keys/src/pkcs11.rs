@@ -5,8 +5,8 @@
 //! behind the [`gate`] that keeps everybody out meanwhile; [`token`] finds the token and logs in,
 //! never spending a PIN try twice, for which [`refused`] remembers; [`sessions`] lends sessions to
 //! one thread at a time; [`tender`] keeps one alive and begins a failing token anew; [`object`]
-//! finds the key, or [`generate`] makes one; [`mechanism`] speaks the token's dialect of each signature scheme; [`trouble`]
-//! says what a return value asks for.
+//! finds the key, or [`generate`] makes one; [`mechanism`] speaks the token's dialect of each
+//! signature scheme; [`trouble`] says what a return value asks for.
 
 mod gate;
 mod generate;
@@ -91,7 +91,7 @@ impl Pkcs11Key {
         module: &Arc<Module>,
     ) -> Result<(Self, Option<Holder>), OpenError> {
         let uri = config.uri.to_string();
-        let Some(pass) = module.gate.enter(Instant::now() + OPENING) else {
+        let Some(pass) = module.enter(Instant::now() + OPENING) else {
             return Err(OpenError::Token {
                 uri,
                 source: SignError::Unusable("the module is being initialised anew".to_owned()),
@@ -214,7 +214,11 @@ impl PrivateKey for Pkcs11Key {
         }
         let sign =
             |session: &Session, key: ObjectHandle| mechanism::sign(session, key, scheme, message);
-        let signature = self.sessions.with(sign)?;
+        let is_ours = |raw: &Vec<u8>| {
+            let signature = mechanism::wire_form(scheme, raw.clone()).ok()?;
+            Some(self.public.verifies(scheme, message, &signature))
+        };
+        let signature = self.sessions.with_proof(sign, is_ours)?;
         self.signatures.fetch_add(1, Ordering::Relaxed);
         mechanism::wire_form(scheme, signature)
     }

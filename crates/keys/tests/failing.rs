@@ -600,6 +600,78 @@ fn a_key_that_is_gone_is_said_to_be_and_another_in_its_place_is_not_used() {
 }
 
 #[test]
+fn a_key_that_is_replaced_while_nobody_looks_signs_nothing() {
+    let Some(world) = World::new("a_key_that_is_replaced_while_nobody_looks_signs_nothing") else {
+        return;
+    };
+    let slot = slots(&world.context, "t")[0];
+    let session = world.context.open_rw_session(slot).unwrap();
+    let _ = session.login(UserType::User, Some(&AuthPin::new(PIN.into())));
+    for object in session.find_objects(&[]).unwrap() {
+        session.destroy_object(object).unwrap();
+    }
+    make_key(&session, "web", 1, Kind::Curve(P256));
+    let refused = eventually("the other key is noticed", || world.sign().err());
+    assert!(matches!(refused, SignError::KeyChanged), "{refused}");
+    eventually("it is said", || match world.key.health() {
+        KeyHealth::Down(SignError::KeyChanged) => Some(()),
+        _ => None,
+    });
+}
+
+#[test]
+fn a_device_that_gives_out_no_session_at_all_is_not_called_well() {
+    let Some(world) = World::with(
+        "a_device_that_gives_out_no_session_at_all_is_not_called_well",
+        |config| config.wait = Duration::from_millis(300),
+    ) else {
+        return;
+    };
+    let none = fault(&[Function::C_OpenSession], "CKR_SESSION_COUNT", None, None);
+    world.device.fault(none).unwrap();
+    world.device.restart(None, None);
+    let refused = world.sign().unwrap_err();
+    assert!(matches!(refused, SignError::NoSession), "{refused}");
+    assert!(matches!(
+        world.key.health(),
+        KeyHealth::Degraded(SignError::NoSession)
+    ));
+    world.device.heal().unwrap();
+    world.signs_again();
+    world.ends_clean();
+}
+
+#[test]
+fn a_module_whose_initialisation_fails_is_initialised_as_soon_as_it_can_be() {
+    let test = "a_module_whose_initialisation_fails_is_initialised_as_soon_as_it_can_be";
+    let Some(world) = World::with(test, |config| config.wait = Duration::from_millis(300)) else {
+        return;
+    };
+    let device_error = "CKR_DEVICE_ERROR";
+    world
+        .device
+        .fault(fault(&[Function::C_Initialize], device_error, None, None))
+        .unwrap();
+    world
+        .device
+        .break_until_reinitialised(device_error.parse().unwrap());
+    eventually("the module is finalised", || {
+        let _ = world.sign();
+        (world.count(Function::C_Finalize, Rv::OK) == 1).then_some(())
+    });
+    world.sign().unwrap_err();
+    world.device.heal().unwrap();
+    let begun = Instant::now();
+    world.signs_again();
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "not before the floor"
+    );
+    assert_eq!(world.count(Function::C_Finalize, Rv::OK), 1);
+    world.ends_clean();
+}
+
+#[test]
 fn many_threads_sign_while_everything_happens_to_the_device() {
     let test = "many_threads_sign_while_everything_happens_to_the_device";
     let Some(world) = World::with(test, |config| {

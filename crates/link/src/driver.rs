@@ -14,9 +14,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 
-use crate::admission::{Admission, Place};
+use crate::admission::Admission;
 use crate::error::LinkError;
-use crate::hello::Hello;
+use crate::hello::{Framing, Hello, Look};
 use crate::pool::{ALERT_GRACE, Lane, SigningPool};
 
 /// Which side of the handshake to play, and with what.
@@ -72,7 +72,7 @@ struct Steps<'a> {
     deadline: Instant,
 }
 
-impl<'a> Steps<'a> {
+impl Steps<'_> {
     async fn run(&self, role: Role) -> Result<Connection, LinkError> {
         let server = match &role {
             Role::Server(config) => Some(config.clone()),
@@ -81,11 +81,12 @@ impl<'a> Steps<'a> {
         let (mut connection, hello) = self.pool.run(self.deadline, move || role.begin()).await??;
         let mut place = None;
         // Whoever has nothing to resume will sign: better it waits before the peer has, too.
-        if let Hello::Client(None) = Hello::read(&hello) {
+        if Framing::default().look(&hello) == Look::Hello(Hello::Client(None)) {
             place = Some(self.admission.admit(self.deadline).await?);
         }
         self.write(&hello).await?;
         let mut piece = Vec::new();
+        let mut framing = Framing::default();
         let mut lane = Lane::Light;
         loop {
             self.flush(&mut connection).await?;
@@ -94,11 +95,16 @@ impl<'a> Steps<'a> {
             }
             piece.clear();
             self.read(&mut piece).await?;
-            while Hello::read(&piece) == Hello::Incomplete && piece.len() < PIECE {
+            while framing.look(&piece) == Look::Incomplete && piece.len() < PIECE {
                 self.read(&mut piece).await?;
             }
-            lane = lane_of(&piece, server.as_deref(), lane);
-            self.hold(&mut place, lane).await?;
+            lane = lane_of(framing.look(&piece), server.as_deref(), lane);
+            framing.pass(&piece);
+            if lane == Lane::Light {
+                place = None;
+            } else if place.is_none() {
+                place = Some(self.admission.admit(self.deadline).await?);
+            }
             let fed = self
                 .pool
                 .run_in(lane, self.deadline, move || feed(connection, piece))
@@ -110,20 +116,11 @@ impl<'a> Steps<'a> {
                 let _ = tokio::time::timeout(ALERT_GRACE, self.flush(&mut connection)).await;
                 return Err(error.into());
             }
-        }
-    }
-
-    /// Sees to it that a step that may sign has a place, and that a server's is free again once
-    /// the signature is made.
-    async fn hold(&self, place: &mut Option<Place<'a>>, lane: Lane) -> Result<(), LinkError> {
-        match lane {
-            Lane::Signing if place.is_none() => {
-                *place = Some(self.admission.admit(self.deadline).await?);
+            if server.is_some() {
+                // The signature is made: whoever is silent now keeps nobody waiting.
+                place = None;
             }
-            Lane::Signing => {}
-            Lane::Light => *place = None,
         }
-        Ok(())
     }
 
     /// Adds what has come to the piece.
@@ -176,19 +173,19 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// The lane of the step that takes `piece`, after one in lane `before`. In doubt it may sign.
-fn lane_of(piece: &[u8], server: Option<&ServerConfig>, before: Lane) -> Lane {
-    match (server, Hello::read(piece)) {
-        (Some(server), Hello::Client(Some(ticket)))
+/// The lane of the step that takes what was looked at, after one in lane `before`. In doubt it may
+/// sign.
+fn lane_of(look: Look<'_>, server: Option<&ServerConfig>, before: Lane) -> Lane {
+    match (server, look) {
+        (Some(server), Look::Hello(Hello::Client(Some(ticket))))
             if server.ticketer.enabled() && server.ticketer.decrypt(ticket).is_some() =>
         {
             Lane::Light
         }
-        // What is encrypted follows a hello, at which a server has signed.
-        (Some(_), Hello::Other) | (None, Hello::Server(true)) => Lane::Light,
-        (Some(_), _) => Lane::Signing,
-        (None, Hello::Other) => before,
-        (None, _) => Lane::Signing,
+        // A server signs at a hello, and at nothing else.
+        (Some(_), Look::Nothing) | (None, Look::Hello(Hello::Server(true))) => Lane::Light,
+        (None, Look::Nothing) => before,
+        _ => Lane::Signing,
     }
 }
 

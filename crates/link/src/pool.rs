@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,8 +55,8 @@ impl SigningPool {
     pub fn start(threads: usize, queue: usize) -> io::Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            signing: lane(THREAD_NAME, threads.max(1), queue)?,
-            light: lane(LIGHT_THREAD_NAME, processors, queue)?,
+            signing: start(Lane::Signing, threads.max(1), queue)?,
+            light: start(Lane::Light, processors, queue)?,
             limit: queue,
         })
     }
@@ -89,8 +90,10 @@ impl SigningPool {
         let (answer, result) = oneshot::channel();
         let job = Box::new(move || {
             if Instant::now() < deadline && !answer.is_closed() {
+                // A step that panics takes no thread with it.
+                let done = panic::catch_unwind(AssertUnwindSafe(step));
                 // The asker may have gone meanwhile; then nobody needs the result.
-                let _ = answer.send(step());
+                let _ = answer.send(done);
             }
         });
         let queue = match lane {
@@ -103,9 +106,17 @@ impl SigningPool {
                 limit: self.limit,
             },
         })?;
-        result.await.map_err(|_| LinkError::Deadline {
+        let done = result.await.map_err(|_| LinkError::Deadline {
             stage: lane.stage(),
             waited: queued.elapsed(),
+        })?;
+        done.map_err(|_| {
+            tracing::error!(
+                "a step of a handshake panicked: a fault of this program, please report it"
+            );
+            LinkError::Tls(rustls::Error::General(
+                "a step of the handshake panicked".to_owned(),
+            ))
         })
     }
 
@@ -140,7 +151,11 @@ impl Lane {
     }
 }
 
-fn lane(name: &str, threads: usize, queue: usize) -> io::Result<Sender<Job>> {
+fn start(lane: Lane, threads: usize, queue: usize) -> io::Result<Sender<Job>> {
+    let name = match lane {
+        Lane::Signing => THREAD_NAME,
+        Lane::Light => LIGHT_THREAD_NAME,
+    };
     let (sender, receiver) = bounded::<Job>(queue);
     for number in 0..threads {
         let receiver = receiver.clone();
@@ -149,6 +164,9 @@ fn lane(name: &str, threads: usize, queue: usize) -> io::Result<Sender<Job>> {
             .spawn(move || {
                 // On Linux this is the thread's own. Where it is refused, nothing else changes.
                 let _ = rustix::process::nice(NICENESS);
+                if lane == Lane::Light {
+                    sealwire_keys::never_sign_on_this_thread();
+                }
                 for job in receiver {
                     job();
                 }
@@ -227,6 +245,21 @@ mod tests {
         release.send(()).unwrap();
         running.await.unwrap().unwrap();
         waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_step_that_panics_is_an_error_and_costs_no_thread() {
+        let pool = SigningPool::start(1, 1).unwrap();
+        for _ in 0..3 {
+            let failed = pool
+                .run_in(Lane::Signing, soon(), || panic!("a fault"))
+                .await;
+            assert!(
+                matches!(failed, Err::<(), _>(LinkError::Tls(_))),
+                "{failed:?}"
+            );
+        }
+        pool.run_in(Lane::Signing, soon(), || ()).await.unwrap();
     }
 
     #[tokio::test]

@@ -33,8 +33,11 @@ impl Gate {
     /// Waits until the gate is open. Nothing after `deadline`.
     pub(super) fn enter(&self, deadline: Instant) -> Option<Pass<'_>> {
         let mut inside = self.lock();
-        while inside.closed || inside.ended {
+        while inside.closed && !inside.ended {
             inside = self.wait(inside, deadline)?;
+        }
+        if inside.ended {
+            return None;
         }
         inside.passes += 1;
         Some(Pass {
@@ -54,8 +57,11 @@ impl Gate {
         inside.closed = true;
         // Opened again however this ends, by a panic too.
         let _open = Opener(self);
-        while inside.passes > 0 {
+        while inside.passes > 0 && !inside.ended {
             inside = self.wait(inside, deadline)?;
+        }
+        if inside.ended {
+            return None;
         }
         inside.generation += 1;
         drop(inside);
@@ -68,7 +74,9 @@ impl Gate {
         let deadline = Instant::now() + patience;
         let mut inside = self.lock();
         inside.ended = true;
-        while inside.passes > 0 {
+        self.changed.notify_all();
+        // Whoever is alone inside is inside as well.
+        while inside.passes > 0 || inside.closed {
             match self.wait(inside, deadline) {
                 Some(waited) => inside = waited,
                 None => return,
@@ -190,6 +198,30 @@ mod tests {
         gate.end(Duration::ZERO, || done = true);
         assert!(done);
         assert!(gate.alone(Duration::ZERO, || ()).is_none());
+    }
+
+    #[test]
+    fn the_end_waits_for_whoever_is_alone() {
+        let gate = Gate::default();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let alone = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                gate.alone(Duration::ZERO, || {
+                    alone.store(true, Ordering::SeqCst);
+                    begun.send(()).unwrap();
+                    let until = Instant::now() + Duration::from_millis(50);
+                    while Instant::now() < until {
+                        thread::yield_now();
+                    }
+                    alone.store(false, Ordering::SeqCst);
+                })
+            });
+            begins.recv().unwrap();
+            gate.end(Duration::from_secs(20), || {
+                assert!(!alone.load(Ordering::SeqCst));
+            });
+        });
     }
 
     #[test]

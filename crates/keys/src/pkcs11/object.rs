@@ -81,12 +81,12 @@ pub(super) fn locate(
     }
 }
 
-/// Finds the same key again in another session.
+/// Finds the same key again in another session: none, one, or more by its name.
 pub(super) fn relocate(
     session: &Session,
     uri: &Pkcs11Uri,
     id: &[u8],
-) -> Result<Option<ObjectHandle>, Error> {
+) -> Result<Vec<ObjectHandle>, Error> {
     let mut template = vec![
         Attribute::Class(ObjectClass::PRIVATE_KEY),
         Attribute::Id(id.to_vec()),
@@ -95,7 +95,7 @@ pub(super) fn relocate(
         uri.object()
             .map(|label| Attribute::Label(label.as_bytes().to_vec())),
     );
-    Ok(session.find_objects(&template)?.first().copied())
+    session.find_objects(&template)
 }
 
 /// The public half: its own object where there is one, else what the private object tells.

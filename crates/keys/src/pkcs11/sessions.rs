@@ -14,7 +14,8 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryptoki::error::Error;
+use cryptoki::context::Function;
+use cryptoki::error::{Error, RvError};
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 
@@ -74,6 +75,8 @@ pub(super) struct Open {
     pub(super) key: ObjectHandle,
     /// Generation of the module.
     pub(super) module: u64,
+    /// Whether the key has been seen to be the one that it was.
+    pub(super) proven: bool,
 }
 
 /// What the tender has to do next.
@@ -111,6 +114,7 @@ impl Sessions {
                     session: first.0,
                     key: first.1,
                     module: pass.generation(),
+                    proven: true,
                 }],
                 open: 1,
                 busy: BTreeMap::new(),
@@ -141,12 +145,23 @@ impl Sessions {
         &self,
         work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
     ) -> Result<T, SignError> {
+        self.with_proof(work, |_| None)
+    }
+
+    /// The same, for what proves that the key is the one that it was: `proof` says whether it
+    /// does, and is asked once for each session. A key may be replaced by another of its name
+    /// while nobody looks.
+    pub(super) fn with_proof<T>(
+        &self,
+        work: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+        proof: impl Fn(&T) -> Option<bool>,
+    ) -> Result<T, SignError> {
         let generation = self.lock().generation;
-        let miss = match self.attempt(&work, false) {
+        let miss = match self.attempt(&work, &proof, false) {
             Ok(done) => return Ok(done),
             Err(Miss { error, again: true }) => {
                 tracing::debug!(token = self.token().label(), %error, "once more, in a new session");
-                match self.attempt(&work, true) {
+                match self.attempt(&work, &proof, true) {
                     Ok(done) => return Ok(done),
                     Err(miss) => miss,
                 }
@@ -194,6 +209,7 @@ impl Sessions {
     fn attempt<T>(
         &self,
         work: &impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+        proof: &impl Fn(&T) -> Option<bool>,
         fresh: bool,
     ) -> Result<T, Miss> {
         let begun = Instant::now();
@@ -201,7 +217,7 @@ impl Sessions {
             let mut lease = self.borrow(begun).map_err(Miss::last)?;
             let pass = self.enter(begun).map_err(Miss::last)?;
             match lease.fill(&pass, fresh) {
-                Ok(()) => return lease.work(&pass, work),
+                Ok(()) => return lease.work(&pass, work, proof),
                 Err(SignError::NoSession) if lease.lower_ceiling() => {}
                 Err(error) => return Err(lease.failed(error)),
             }
@@ -210,9 +226,11 @@ impl Sessions {
 
     /// A pass to call the module with; the wait counts from `begun`.
     pub(super) fn enter(&self, begun: Instant) -> Result<Pass<'_>, SignError> {
-        let pass = self.module.gate.enter(begun + self.config.wait);
+        let pass = self.module.enter(begun + self.config.wait);
         pass.ok_or_else(|| {
-            SignError::Unusable("the PKCS#11 module is being initialised anew".to_owned())
+            SignError::Unusable(
+                "the PKCS#11 module is being initialised anew, or that failed".to_owned(),
+            )
         })
     }
 
@@ -332,11 +350,12 @@ impl Sessions {
         if !idle {
             return;
         }
-        let generation = self.lock().generation;
-        let found = self.with(|session, _| object::relocate(session, &self.config.uri, &self.id));
-        if let Ok(None) = found {
-            self.suspect(generation, SignError::KeyGone);
-        }
+        // No error, but no key: most often the login is lost. A fresh session tells.
+        let lost = || Error::Pkcs11(RvError::KeyHandleInvalid, Function::FindObjects);
+        let _ = self.with(|session, _| {
+            let found = object::relocate(session, &self.config.uri, &self.id)?;
+            found.first().map(|_| ()).ok_or_else(lost)
+        });
     }
 
     /// Closes the sessions that nobody uses.
@@ -378,9 +397,13 @@ impl Sessions {
 
     /// Finds the key again in a session of a new generation.
     pub(super) fn find(&self, session: &Session) -> Result<ObjectHandle, SignError> {
-        object::relocate(session, &self.config.uri, &self.id)
-            .map_err(|error| sign_error(&error))?
-            .ok_or(SignError::KeyGone)
+        let found = object::relocate(session, &self.config.uri, &self.id);
+        match found.map_err(|error| sign_error(&error))?.as_slice() {
+            [] => Err(SignError::KeyGone),
+            [key] => Ok(*key),
+            // Which of them is ours cannot be told.
+            _ => Err(SignError::KeyChanged),
+        }
     }
 
     /// The token signs again, through this session, which takes the reserved place.
@@ -394,6 +417,7 @@ impl Sessions {
             session: first.0,
             key: first.1,
             module,
+            proven: true,
         });
         state.ceiling = None;
         let failed_for = match &state.standing {

@@ -53,10 +53,11 @@ impl Tender {
         loop {
             match self.sessions.duty(KEEP_ALIVE, pause) {
                 Duty::KeepAlive => {
-                    self.sessions.keep_alive();
+                    self.keep_alive();
                     pause = Duration::ZERO;
                 }
-                Duty::Recover => match self.recover() {
+                // The module only when the first attempt was not enough.
+                Duty::Recover => match self.recover(!pause.is_zero()) {
                     Ok(()) => pause = Duration::ZERO,
                     Err(error) => {
                         self.sessions.still_failing(error);
@@ -71,11 +72,11 @@ impl Tender {
     }
 
     /// Begins the token anew, and the module itself where that alone does not help.
-    fn recover(&self) -> Result<(), SignError> {
+    fn recover(&self, with_module: bool) -> Result<(), SignError> {
         self.close_idle();
         self.sessions.reserve(PATIENCE)?;
         let recovered = match self.begin_anew() {
-            Err(SignError::Unusable(_)) if self.sessions.module.reload() => {
+            Err(SignError::Unusable(_)) if with_module && self.sessions.module.reload() => {
                 self.sessions.reloaded();
                 self.begin_anew()
             }
@@ -90,6 +91,18 @@ impl Tender {
                 self.sessions.unreserve();
                 Err(error)
             }
+        }
+    }
+
+    /// Uses a session of those that sign, and the one that a made key lives in.
+    fn keep_alive(&self) {
+        self.sessions.keep_alive();
+        if let Some(holder) = &self.holder
+            && let Ok(pass) = self.sessions.enter(Instant::now())
+            && holder.module == pass.generation()
+        {
+            // Whether the key is there is found out by those that sign.
+            let _ = self.sessions.find(&holder.session);
         }
     }
 

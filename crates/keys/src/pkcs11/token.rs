@@ -14,7 +14,7 @@ use super::module::{Module, Rejected};
 use super::refused;
 use super::trouble::sign_error;
 use crate::secret::SecretFile;
-use crate::{OpenError, Pkcs11Config, Pkcs11Uri, Token};
+use crate::{OpenError, Pkcs11Config, Pkcs11Uri, SignError, Token};
 
 /// A slot with the token that was asked for in it, as one initialisation of the module shows it.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct TokenSlot {
     session_limit: Option<usize>,
     login_required: bool,
     config: Pkcs11Config,
+    /// Generation of the module: in another one the slot may hold another token.
+    generation: u64,
 }
 
 impl TokenSlot {
@@ -32,7 +34,7 @@ impl TokenSlot {
     pub(super) fn find(
         module: &Arc<Module>,
         config: &Pkcs11Config,
-        _pass: &Pass<'_>,
+        pass: &Pass<'_>,
     ) -> Result<Self, OpenError> {
         let context = &module.context;
         let uri = &config.uri;
@@ -61,6 +63,7 @@ impl TokenSlot {
                 session_limit: session_limit(info),
                 login_required: info.login_required(),
                 config: config.clone(),
+                generation: pass.generation(),
             }),
             ([], Some(error)) => Err(failed(uri, &error)),
             ([], None) => Err(OpenError::TokenMissing {
@@ -102,7 +105,10 @@ impl TokenSlot {
     /// Opens a session and sees to it that it is logged in. Whoever gets it has to close it: it
     /// does not close itself, since after the module was initialised anew its handle may be
     /// another session's.
-    pub(super) fn open_session(&self, _pass: &Pass<'_>) -> Result<Session, OpenError> {
+    pub(super) fn open_session(&self, pass: &Pass<'_>) -> Result<Session, OpenError> {
+        if pass.generation() != self.generation {
+            return Err(self.unusable("the PKCS#11 module was initialised anew"));
+        }
         let context = &self.module.context;
         let session = match context.open_ro_session_no_drop(self.slot) {
             // Some devices have no read-only sessions for users.
@@ -168,36 +174,51 @@ impl TokenSlot {
                 RvError::PinIncorrect
                 | RvError::PinInvalid
                 | RvError::PinLenRange
-                | RvError::PinExpired
-                | RvError::PinLocked,
+                | RvError::PinExpired,
                 _,
             )) => {
                 before.remember(&pin);
                 logins.insert(token, Rejected(Zeroizing::new(pin.expose().to_vec())));
                 Err(refused())
             }
+            // Says nothing about this PIN, which may be right.
+            Err(Error::Pkcs11(RvError::PinLocked, _)) => Err(self.locked("its PIN is locked")),
             Err(error) => Err(failed(error)),
         }
     }
 
-    /// The flags are read before every try: another client may have spent the others.
+    /// The token is still the one that was found. The flags are read before every try: another client may have spent the others.
     fn check_pin_state(&self) -> Result<(), OpenError> {
         let info = self
             .module
             .context
             .get_token_info(self.slot)
             .map_err(|error| failed(self.uri(), &error))?;
-        let state = if info.user_pin_locked() {
-            "its PIN is locked"
+        let found = describe(&info);
+        if (&found.serial, &found.label) != (&self.info.serial, &self.info.label) {
+            return Err(self.unusable("another token is in its slot"));
+        }
+        if info.user_pin_locked() {
+            Err(self.locked("its PIN is locked"))
         } else if info.user_pin_final_try() {
-            "one more wrong PIN would lock it"
+            Err(self.locked("one more wrong PIN would lock it"))
         } else {
-            return Ok(());
-        };
-        Err(OpenError::PinLocked {
+            Ok(())
+        }
+    }
+
+    fn locked(&self, state: &'static str) -> OpenError {
+        OpenError::PinLocked {
             token: self.info.label.clone(),
             state,
-        })
+        }
+    }
+
+    fn unusable(&self, why: &str) -> OpenError {
+        OpenError::Token {
+            uri: self.uri().to_string(),
+            source: SignError::Unusable(why.to_owned()),
+        }
     }
 }
 

@@ -56,6 +56,7 @@ impl Lease<'_> {
                     session,
                     key,
                     module: pass.generation(),
+                    proven: false,
                 });
                 Ok(())
             }
@@ -71,12 +72,22 @@ impl Lease<'_> {
         mut self,
         pass: &Pass<'_>,
         work: &impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+        proof: &impl Fn(&T) -> Option<bool>,
     ) -> Result<T, Miss> {
-        let Some(open) = &self.lent else {
+        let Some(open) = &mut self.lent else {
             return Err(Miss::last(SignError::KeyGone));
         };
         let error = match work(&open.session, open.key) {
-            Ok(done) => return Ok(done),
+            Ok(done) if open.proven => return Ok(done),
+            Ok(done) => {
+                if proof(&done) == Some(false) {
+                    self.give_up();
+                    self.pool.suspect(self.generation, SignError::KeyChanged);
+                    return Err(Miss::last(SignError::KeyChanged));
+                }
+                open.proven = proof(&done) == Some(true);
+                return Ok(done);
+            }
             Err(error) => error,
         };
         let trouble = Trouble::of(&error);
@@ -96,7 +107,11 @@ impl Lease<'_> {
     /// There is no session to work with.
     pub(super) fn failed(self, error: SignError) -> Miss {
         match error {
-            SignError::NoSession => Miss::last(error),
+            // Not one: there is nothing to wait for but the device.
+            SignError::NoSession => {
+                self.pool.suspect(self.generation, error.clone());
+                Miss::last(error)
+            }
             SignError::Device(_) => Miss::again(error),
             _ => {
                 self.pool.suspect(self.generation, error.clone());
