@@ -252,6 +252,55 @@ async fn what_is_not_tls_is_called_plaintext() {
     assert!(matches!(refused, Err(LinkError::Plaintext)), "{refused:?}");
 }
 
+/// A stranger's connection that has sent these bytes and a ClientHello, and says nothing more.
+async fn silent_after_hello(ends: &Ends, before: &[u8]) -> (TcpStream, TcpStream) {
+    let client = ends
+        .epoch
+        .client_config(&Naming::Address, ends.address())
+        .unwrap();
+    let name = ends.address().ip().into();
+    let mut connection = rustls::ClientConnection::new(client, name).unwrap();
+    let mut hello = before.to_vec();
+    connection.write_tls(&mut hello).unwrap();
+    let mut stranger = TcpStream::connect(ends.address()).await.unwrap();
+    stranger.write_all(&hello).await.unwrap();
+    let (accepted, _) = ends.listener.accept().await.unwrap();
+    (stranger, accepted)
+}
+
+#[tokio::test]
+async fn an_alert_before_a_hello_does_not_bring_a_signature_where_none_may_wait() {
+    let ends = Ends::with(LinkLimits::default()).await;
+    let warning = [21, 3, 3, 0, 2, 1, 90];
+    let (_stranger, accepted) = silent_after_hello(&ends, &warning).await;
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let refused = ends
+        .links
+        .accept(&ends.epoch, accepted, ends.address(), deadline)
+        .await;
+    assert!(refused.is_err());
+    assert_eq!(ends.key.signatures(), 1);
+    assert_eq!(ends.key.elsewhere.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_silent_after_its_hello_keeps_no_place_from_others() {
+    let limits = LinkLimits {
+        handshakes: 1,
+        ..LinkLimits::default()
+    };
+    let ends = Ends::with(limits).await;
+    let (_stranger, accepted) = silent_after_hello(&ends, &[]).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let waiting = ends
+        .links
+        .accept(&ends.epoch, accepted, ends.address(), deadline);
+    tokio::select! {
+        _ = waiting => panic!("nobody answered it"),
+        _ = ends.pair() => {}
+    }
+}
+
 #[tokio::test]
 async fn bytes_and_ends_pass_each_way_alone_and_are_counted() {
     let ends = Ends::with(LinkLimits::default()).await;
