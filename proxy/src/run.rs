@@ -79,10 +79,17 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
         relays: relays.handle().clone(),
     };
     let exit = making.block_on(proxy.serve(listeners));
-    // Whatever still relays ends with the process.
-    relays.shutdown_background();
+    abandon([relays, making]);
     sealwire_keys::finish(Duration::from_secs(1));
     exit
+}
+
+/// Whatever still runs there ends with the process. Dropped, a runtime would wait for its blocking
+/// calls, and one that a frozen device never answers would keep the process for ever.
+fn abandon(runtimes: [Runtime; 2]) {
+    for runtime in runtimes {
+        runtime.shutdown_background();
+    }
 }
 
 /// By how much the threads that make links are nicer than those that relay: what is sealed goes
@@ -325,5 +332,29 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_never_ends_does_not_keep_the_process() {
+        let runtimes = ["first", "second"].map(|name| runtime(name, 1, 0).unwrap());
+        let (answer, device) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        runtimes[1].spawn_blocking(move || {
+            tell.send("asked").unwrap();
+            // As a device that is frozen; a deadline, so that a failure is one.
+            let _ = device.recv_timeout(Duration::from_secs(30));
+            let _ = tell.send("answered");
+        });
+        assert_eq!(told.recv(), Ok("asked"));
+        abandon(runtimes);
+        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(answer);
     }
 }
