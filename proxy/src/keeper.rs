@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
@@ -20,7 +20,7 @@ use sealwire_keys::{KeyHealth, PrivateKey, SignError};
 use sealwire_link::{CloseReason, LiveLink, Registry};
 use time::OffsetDateTime;
 
-use crate::config::{Config, Settings};
+use crate::config::{self, Config, Settings};
 use crate::logging::LogLevel;
 use crate::metered::Metered;
 use crate::revocation::RevocationLists;
@@ -44,6 +44,8 @@ pub struct Keeper {
 pub struct KeeperConfig {
     /// The configuration's file.
     pub path: PathBuf,
+    /// The file's text that these settings were made from, so that no change after it is missed.
+    pub text: String,
     /// The configuration as it was at the start.
     pub settings: Arc<Settings>,
     /// Where to say what is in force.
@@ -63,21 +65,7 @@ impl Keeper {
     /// When the system refuses a thread.
     pub fn start(config: KeeperConfig) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
-        let work = Work {
-            text: fs::read(&config.path).unwrap_or_default(),
-            started_with: config.settings.clone(),
-            settings: config.settings,
-            path: config.path,
-            state: config.state,
-            registry: config.registry,
-            log_level: config.log_level,
-            source: Source::default(),
-            key: None,
-            next: None,
-            lists: RevocationLists::new(config.runtime),
-            loaded: None,
-            number: 0,
-        };
+        let work = Work::new(config);
         thread::Builder::new()
             .name("sealwire-keeper".to_owned())
             .spawn(move || work.run(&stopped))?;
@@ -88,7 +76,9 @@ impl Keeper {
 struct Work {
     path: PathBuf,
     /// The configuration's file as it was last looked at.
-    text: Vec<u8>,
+    text: String,
+    /// What is wrong with it.
+    refused: Option<String>,
     started_with: Arc<Settings>,
     settings: Arc<Settings>,
     state: Arc<State>,
@@ -118,6 +108,25 @@ struct Loaded {
 }
 
 impl Work {
+    fn new(config: KeeperConfig) -> Self {
+        Self {
+            text: config.text,
+            refused: None,
+            started_with: config.settings.clone(),
+            settings: config.settings,
+            path: config.path,
+            state: config.state,
+            registry: config.registry,
+            log_level: config.log_level,
+            source: Source::default(),
+            key: None,
+            next: None,
+            lists: RevocationLists::new(config.runtime),
+            loaded: None,
+            number: 0,
+        }
+    }
+
     fn run(mut self, stopped: &Receiver<()>) {
         loop {
             self.look_at_config();
@@ -130,42 +139,33 @@ impl Work {
     }
 
     fn look_at_config(&mut self) {
-        let text = match fs::read(&self.path) {
+        let text = match config::read(&self.path) {
             Ok(text) => text,
             Err(error) => {
-                let problem = format!(
-                    "cannot read {}: {error}: the last good one stays in force",
-                    self.path.display()
-                );
+                let problem = last_good_stays(&error.to_string());
                 return self.state.note("config", Some(problem));
             }
         };
-        if text == self.text {
-            return;
+        if text != self.text {
+            self.refused = self.reload(&text);
+            self.text = text;
         }
-        self.text = text;
-        // Loaded again from the file, for its limits and its messages; a change in between is
-        // seen at the next look.
-        match Config::load(&self.path).and_then(Config::settings) {
+        self.state.note("config", self.refused.clone());
+    }
+
+    /// Takes a configuration over, and says what is wrong with it.
+    fn reload(&mut self, text: &str) -> Option<String> {
+        let settings = Config::parse(text).and_then(Config::settings);
+        let outcome = if settings.is_ok() { "ok" } else { "refused" };
+        counter!("sealwire_reloads_total", "what" => "config", "outcome" => outcome).increment(1);
+        match settings {
             Ok(settings) => {
                 self.settings = Arc::new(settings);
-                self.state.note("config", None);
                 self.say_what_needs_a_restart();
-                if let Err(problem) = self.log_level.set(&self.settings.config.log.level) {
-                    self.state
-                        .note("config", Some(format!("log.level: {problem}")));
-                }
-                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "ok")
-                    .increment(1);
+                let level = self.log_level.set(&self.settings.config.log.level);
+                level.err().map(|problem| format!("log.level: {problem}"))
             }
-            Err(error) => {
-                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "refused")
-                    .increment(1);
-                self.state.note(
-                    "config",
-                    Some(format!("{error} (the last good one stays in force)")),
-                );
-            }
+            Err(error) => Some(last_good_stays(&error.to_string())),
         }
     }
 
@@ -500,3 +500,6 @@ fn is_gone(key: &dyn PrivateKey) -> bool {
 fn last_good_stays(problem: &str) -> String {
     format!("{problem} (the last good one stays in force)")
 }
+
+#[cfg(test)]
+mod tests;

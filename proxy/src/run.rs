@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::capture::prove::ProofDesk;
-use crate::config::{Config, CrlSource, KeyIn, KeySection, Settings};
+use crate::config::{self, Config, CrlSource, KeyIn, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
 use crate::descriptors::raise_limit;
 use crate::inbound::Inbound;
@@ -57,7 +57,8 @@ impl From<Exit> for ExitCode {
 /// # Errors
 /// Before anything runs: a bad configuration, a taken port.
 pub fn run(path: &Path) -> anyhow::Result<Exit> {
-    let settings = Arc::new(Config::load(path)?.settings()?);
+    let text = config::read(path)?;
+    let settings = Arc::new(Config::parse(&text)?.settings()?);
     let log_level = logging::start(&settings.config.log)
         .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
@@ -73,6 +74,7 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
     let making = runtime("sealwire-make", workers, MAKING_NICENESS)?;
     let proxy = Proxy {
         path: path.to_owned(),
+        text,
         settings,
         log_level,
         confinement,
@@ -148,6 +150,8 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
 
 struct Proxy {
     path: PathBuf,
+    /// What the settings were made from.
+    text: String,
     settings: Arc<Settings>,
     log_level: LogLevel,
     confinement: Report,
@@ -181,6 +185,7 @@ impl Proxy {
         let mut signals = Signals::install()?;
         let _keeper = Keeper::start(KeeperConfig {
             path: self.path.clone(),
+            text: self.text.clone(),
             settings: self.settings.clone(),
             state: state.clone(),
             registry: registry.clone(),
