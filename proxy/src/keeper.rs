@@ -1,14 +1,17 @@
-//! The trust keeper: one thread that opens the key, loads certificate, bundle and revocation lists,
-//! and puts a new snapshot in force whenever a file has changed. It alone waits for disks and devices here; the
-//! last good snapshot stays in force until a better one has been checked.
+//! The trust keeper: one thread that has the key opened, loads certificate, bundle and revocation
+//! lists, and puts a new snapshot in force whenever a file has changed. It alone waits for disks
+//! here; devices it waits for only as long as there is no key. The last good snapshot stays in force
+//! until a better one has been checked.
 //!
 //! Files are compared by content, once a second: that sees what Kubernetes does with symbolic
 //! links in a ConfigMap, works on every file system, and cannot run out of watches.
 
+mod keys;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{io, thread};
 
 use metrics::counter;
@@ -16,22 +19,19 @@ use rustls::time_provider::DefaultTimeProvider;
 use sealwire_identity::{
     CertificateFacts, Epoch, EpochConfig, EpochError, Issued, PeerError, Revocation,
 };
-use sealwire_keys::{KeyHealth, PrivateKey, SignError};
+use sealwire_keys::PrivateKey;
 use sealwire_link::{CloseReason, LiveLink, Registry};
 use time::OffsetDateTime;
 
+use self::keys::Keys;
 use crate::config::{self, Config, Settings};
 use crate::logging::LogLevel;
-use crate::metered::Metered;
 use crate::revocation::RevocationLists;
 use crate::source::Source;
 use crate::state::{Condition, InForce, Need, Online, State};
 
-/// How often files are compared, and the key is tried while there is none.
+/// How often files are compared, and the key is looked after.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a key that follows may wait for its certificate before the key in use has its turn.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running keeper; it ends when dropped.
 #[derive(Debug)]
@@ -85,19 +85,11 @@ struct Work {
     registry: Arc<Registry>,
     log_level: LogLevel,
     source: Source,
-    key: Option<Arc<dyn PrivateKey>>,
-    /// The key that follows, until there is a certificate for it.
-    next: Option<Successor>,
+    keys: Keys,
     lists: RevocationLists,
     loaded: Option<Loaded>,
     /// Of the epoch in force.
     number: u64,
-}
-
-/// A key that is to follow the one in use.
-struct Successor {
-    key: Arc<dyn PrivateKey>,
-    since: Instant,
 }
 
 /// What the epoch in force was made from.
@@ -119,8 +111,7 @@ impl Work {
             registry: config.registry,
             log_level: config.log_level,
             source: Source::default(),
-            key: None,
-            next: None,
+            keys: Keys::default(),
             lists: RevocationLists::new(config.runtime),
             loaded: None,
             number: 0,
@@ -208,15 +199,14 @@ impl Work {
         );
     }
 
-    /// Opens the key while there is none, and again when it is gone for good: somebody may have
-    /// made a new one by the same name. Else says how it stands.
+    /// Says how it stands with the key, and sees to it that there is one.
     fn look_at_key(&mut self) {
         // The certificate in force may still be that of the key before.
-        let in_use = self
+        let certified = self
             .loaded
             .as_ref()
-            .map(|loaded| loaded.issued.credentials.key());
-        if let Some(in_use) = in_use.or(self.key.as_ref()) {
+            .map(|loaded| loaded.issued.credentials.key().clone());
+        if let Some(in_use) = certified.as_ref().or(self.keys.in_use()) {
             self.state.key_health(in_use.health());
         }
         if self.state.asked_to_renew() {
@@ -226,61 +216,8 @@ impl Work {
             vault: self.source.vault_figures(),
             renewal: self.source.renewal(),
         });
-        if let Some(key) = self.key.clone()
-            && !is_gone(key.as_ref())
-        {
-            return self.look_for_successor(key.as_ref());
-        }
-        match self.source.open(&self.settings) {
-            Ok(key) => {
-                say_opened(key.as_ref());
-                if key.development() {
-                    self.state.note(
-                        "development",
-                        Some(
-                            "the key is in memory: anybody who reads this process has it"
-                                .to_owned(),
-                        ),
-                    );
-                }
-                if self.loaded.is_none() {
-                    self.state.key_health(key.health());
-                }
-                self.key = Some(Arc::new(Metered::new(key)));
-            }
-            // Its own health says what is wrong with the one there was.
-            Err(error) if self.key.is_some() => {
-                tracing::debug!(error, "no other key is in its place");
-            }
-            Err(error) => self.state.set(Need::Key, Condition::Unmet(error)),
-        }
-    }
-
-    /// A key that is to follow serves as soon as it has a certificate.
-    fn look_for_successor(&mut self, key: &dyn PrivateKey) {
-        match (&self.next, key.has_successor()) {
-            (None, true) => match self.source.open(&self.settings) {
-                Ok(next) if next.public_key() != key.public_key() => {
-                    tracing::info!("the key has a successor: a certificate is asked for");
-                    say_opened(next.as_ref());
-                    self.next = Some(Successor {
-                        key: Arc::new(Metered::new(next)),
-                        since: Instant::now(),
-                    });
-                }
-                Ok(_) => {}
-                Err(error) => self.state.note("rotation", Some(error)),
-            },
-            (Some(next), _) if next.since.elapsed() > PATIENCE => {
-                // The certificate of the key in use has to be renewed meanwhile.
-                self.state.note(
-                    "rotation",
-                    Some("no certificate for the key's successor: it is tried again".to_owned()),
-                );
-                self.next = None;
-            }
-            _ => {}
-        }
+        let open = || self.source.opener(&self.settings);
+        self.keys.look(&self.state, certified.as_ref(), open);
     }
 
     fn load_certificate(&mut self) {
@@ -309,21 +246,18 @@ impl Work {
 
     /// The key in use, or the one that follows it as soon as there is a certificate for that.
     fn key_to_certify(&mut self) -> Option<Arc<dyn PrivateKey>> {
-        let Some(next) = self.next.as_ref().map(|next| next.key.clone()) else {
-            return self.key.clone();
+        let Some(next) = self.keys.next().cloned() else {
+            return self.keys.in_use().cloned();
         };
         if self.source.obtain(&self.settings, &next).is_ok() {
-            tracing::info!(key = next.reference(), "rotates to the key's successor");
-            self.key = Some(next);
-            self.next = None;
-            self.state.note("rotation", None);
-            return self.key.clone();
+            self.keys.rotate(&self.state);
+            return Some(next);
         }
         // An authority serves one key at a time; files may be for either.
         if self.source.is_online() {
             Some(next)
         } else {
-            self.key.clone()
+            self.keys.in_use().cloned()
         }
     }
 
@@ -477,24 +411,6 @@ impl From<EpochError> for Refused {
             other => Self::Other(other.to_string()),
         }
     }
-}
-
-fn say_opened(key: &dyn PrivateKey) {
-    tracing::info!(
-        key = key.reference(),
-        algorithm = %key.public_key().algorithm(),
-        public_key_sha256 = key.public_key().fingerprint(),
-        schemes = ?key.schemes(),
-        "key signs"
-    );
-}
-
-/// Whether the key cannot come back by itself, but a new one by its name may.
-fn is_gone(key: &dyn PrivateKey) -> bool {
-    matches!(
-        key.health(),
-        KeyHealth::Down(SignError::KeyGone | SignError::KeyChanged)
-    )
 }
 
 fn last_good_stays(problem: &str) -> String {
