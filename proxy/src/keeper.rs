@@ -8,11 +8,12 @@
 
 mod keys;
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
-use std::{io, thread};
+use std::{io, panic, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
@@ -120,9 +121,11 @@ impl Work {
 
     fn run(mut self, stopped: &Receiver<()>) {
         loop {
-            self.look_at_config();
-            self.look_at_key();
-            self.load_certificate();
+            guarded(&self.state.clone(), || {
+                self.look_at_config();
+                self.look_at_key();
+                self.load_certificate();
+            });
             if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
@@ -411,6 +414,27 @@ impl From<EpochError> for Refused {
             other => Self::Other(other.to_string()),
         }
     }
+}
+
+/// A look that panics is a fault of ours. It is said, and the next look is taken all the same: each
+/// begins from what is in force, which is replaced as a whole. Without a keeper nobody would see
+/// that a certificate was revoked.
+fn guarded(state: &State, look: impl FnOnce()) {
+    let fault = panic::catch_unwind(AssertUnwindSafe(look))
+        .err()
+        .map(|fault| {
+            let said = fault.downcast_ref::<&str>().copied();
+            let said = said.or(fault.downcast_ref::<String>().map(String::as_str));
+            let said = said.unwrap_or("it did not say why");
+            format!(
+                "the keeper failed: {said}: what is in force may be out of date; please report this"
+            )
+        });
+    if let Some(fault) = &fault {
+        tracing::error!(fault, "the keeper panicked, and goes on");
+        counter!("sealwire_reloads_total", "what" => "trust", "outcome" => "panicked").increment(1);
+    }
+    state.note("keeper", fault);
 }
 
 fn last_good_stays(problem: &str) -> String {

@@ -94,3 +94,13 @@ async fn a_refused_configuration_is_complained_of_until_there_is_another() {
     world.write(EXAMPLE);
     assert_eq!(world.look(), (None, true));
 }
+
+#[test]
+fn a_look_that_panics_is_noted_until_one_does_not() {
+    let state = State::new();
+    guarded(&state, || panic!("{} is not there", "it"));
+    let note = state.health().notes["keeper"].clone();
+    assert!(note.contains("it is not there"), "{note}");
+    guarded(&state, || {});
+    assert!(!state.health().notes.contains_key("keeper"));
+}
