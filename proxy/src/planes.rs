@@ -2,6 +2,7 @@
 //! them shows a secret. What they change is the log level, and when key and certificate are replaced.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Shared;
@@ -16,6 +17,7 @@ use sealwire_link::{Links, Registry};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 
 use crate::confine::Report;
 use crate::logging::LogLevel;
@@ -23,6 +25,9 @@ use crate::state::{Condition, Online, State};
 
 /// Most links that the admin plane lists.
 const MAX_LISTED: usize = 10_000;
+
+/// How often histograms are taken in.
+const TENDING: Duration = Duration::from_secs(5);
 
 /// What the planes show.
 #[derive(Debug)]
@@ -56,6 +61,17 @@ pub fn serve(listeners: Vec<TcpListener>, router: &Router) {
                 tracing::error!(%error, "an HTTP plane ended");
             }
         });
+    }
+}
+
+/// Takes in what the histograms have gathered, for ever: else it would grow until somebody asks
+/// for the metrics, and nobody may.
+pub async fn tend(metrics: PrometheusHandle) {
+    let mut due = tokio::time::interval(TENDING);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        metrics.run_upkeep();
     }
 }
 
@@ -268,7 +284,6 @@ impl Planes {
                 ));
             }
         }
-        self.metrics.run_upkeep();
     }
 }
 

@@ -182,6 +182,7 @@ impl Proxy {
             &planes::metrics(planes.clone()),
         );
         planes::serve(register(listeners.admin)?, &planes::admin(planes.clone()));
+        tokio::spawn(planes::tend(planes.metrics.clone()));
         let mut signals = Signals::install()?;
         let _keeper = Keeper::start(KeeperConfig {
             path: self.path.clone(),
