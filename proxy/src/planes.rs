@@ -1,6 +1,8 @@
 //! The HTTP planes: health and metrics for the node, admin for whoever is inside the pod. None of
 //! them shows a secret. What they change is the log level, and when key and certificate are replaced.
 
+mod key_counters;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 
+pub use self::key_counters::KeyCounters;
 use crate::confine::Report;
 use crate::logging::LogLevel;
 use crate::state::{Condition, Online, State};
@@ -50,6 +53,8 @@ pub struct Planes {
     pub places: Arc<Semaphore>,
     /// How many places there are.
     pub connections: usize,
+    /// What was counted of one key after another.
+    pub key_counters: KeyCounters,
 }
 
 /// Serves a plane on each of the sockets, until the process ends.
@@ -272,6 +277,7 @@ impl Planes {
                 usize::try_from(in_force.epoch.number()).unwrap_or(usize::MAX),
             ));
             show_key(credentials.key().as_ref());
+            self.key_counters.show(credentials.key());
             let lists = in_force.epoch.revocation().map(Revocation::facts);
             if let Some(due) = lists
                 .into_iter()
@@ -322,9 +328,6 @@ fn show_key(key: &dyn PrivateKey) {
         gauge!("sealwire_key_sessions", "state" => state).set(as_f64(sessions));
     }
     gauge!("sealwire_key_waiting").set(as_f64(figures.waiting));
-    counter!("sealwire_key_sessions_lost_total").absolute(figures.sessions_lost);
-    counter!("sealwire_key_recoveries_total").absolute(figures.recoveries);
-    counter!("sealwire_key_module_reloads_total").absolute(figures.reloads);
 }
 
 /// Exact up to 2^53, beyond anything counted here.

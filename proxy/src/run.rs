@@ -25,7 +25,7 @@ use crate::listen::{Listeners, accept, register};
 use crate::logging::{self, LogLevel};
 use crate::observe::install_metrics;
 use crate::outbound::Outbound;
-use crate::planes::{self, Planes};
+use crate::planes::{self, KeyCounters, Planes};
 use crate::state::{Condition, Need, State};
 
 /// How the proxy ended; its exit code.
@@ -175,6 +175,7 @@ impl Proxy {
             development: self.settings.config.development,
             places: places.clone(),
             connections: limits.connections,
+            key_counters: KeyCounters::default(),
         });
         planes::serve(register(listeners.health)?, &planes::health(planes.clone()));
         planes::serve(

@@ -225,87 +225,14 @@ fn is_gone(key: &dyn PrivateKey) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
-    use rcgen::{KeyPair, PublicKeyData};
-    use sealwire_keys::{Custody, PublicKey, Scheme};
-
     use super::*;
-
-    /// A key that stands as the test says.
-    #[derive(Debug)]
-    struct Fake {
-        public: PublicKey,
-        health: Mutex<KeyHealth>,
-        successor: Mutex<bool>,
-    }
-
-    impl Fake {
-        fn new() -> Arc<Self> {
-            let pair = KeyPair::generate().unwrap();
-            Self::of(PublicKey::from_spki_der(&pair.subject_public_key_info()).unwrap())
-        }
-
-        fn of(public: PublicKey) -> Arc<Self> {
-            Arc::new(Self {
-                public,
-                health: Mutex::new(KeyHealth::Ready),
-                successor: Mutex::new(false),
-            })
-        }
-
-        fn is(&self, health: KeyHealth) {
-            *self.health.lock().unwrap() = health;
-        }
-
-        fn is_gone(&self) {
-            self.is(KeyHealth::Down(SignError::KeyGone));
-        }
-    }
-
-    impl PrivateKey for Fake {
-        fn reference(&self) -> &str {
-            "fake:"
-        }
-
-        fn public_key(&self) -> &PublicKey {
-            &self.public
-        }
-
-        fn schemes(&self) -> &[Scheme] {
-            &[]
-        }
-
-        fn sign(&self, _: Scheme, _: &[u8]) -> Result<Vec<u8>, SignError> {
-            Err(SignError::KeyGone)
-        }
-
-        fn custody(&self) -> Result<Custody, SignError> {
-            Err(SignError::KeyGone)
-        }
-
-        fn parallelism(&self) -> usize {
-            1
-        }
-
-        fn signatures(&self) -> u64 {
-            0
-        }
-
-        fn health(&self) -> KeyHealth {
-            self.health.lock().unwrap().clone()
-        }
-
-        fn has_successor(&self) -> bool {
-            *self.successor.lock().unwrap()
-        }
-    }
+    use crate::testing::FakeKey;
 
     /// Keys of which `first` is in use.
     struct World {
         keys: Keys,
         state: Arc<State>,
-        first: Arc<Fake>,
+        first: Arc<FakeKey>,
     }
 
     impl World {
@@ -313,7 +240,7 @@ mod tests {
             let mut world = Self {
                 keys: Keys::default(),
                 state: State::new(),
-                first: Fake::new(),
+                first: FakeKey::new(),
             };
             let first = world.first.clone();
             // Without a key, opening is waited for.
@@ -332,7 +259,7 @@ mod tests {
         }
 
         /// Begins to open `key`, and looks until that has come to an end.
-        fn open(&mut self, key: &Arc<Fake>, certified: Option<&Arc<dyn PrivateKey>>) {
+        fn open(&mut self, key: &Arc<FakeKey>, certified: Option<&Arc<dyn PrivateKey>>) {
             let opened = key.clone();
             self.look(certified, move || Ok(opened));
             self.wait(certified);
@@ -347,14 +274,14 @@ mod tests {
             }
         }
 
-        fn uses(&self, key: &Fake) -> bool {
+        fn uses(&self, key: &FakeKey) -> bool {
             self.keys.in_use().unwrap().public_key() == key.public_key()
         }
     }
 
     #[test]
     fn a_key_that_is_gone_gives_way_to_the_one_in_its_place() {
-        let (mut world, other) = (World::new(), Fake::new());
+        let (mut world, other) = (World::new(), FakeKey::new());
         world.first.is_gone();
         world.open(&other, None);
         assert!(world.uses(&other));
@@ -365,17 +292,17 @@ mod tests {
         let mut world = World::new();
         let before = world.keys.in_use().unwrap().clone();
         world.first.is_gone();
-        world.open(&Fake::of(world.first.public.clone()), None);
+        world.open(&FakeKey::of(world.first.public.clone()), None);
         assert!(Arc::ptr_eq(&before, world.keys.in_use().unwrap()));
         // Unless it does not recover.
         world.keys.there_again = Instant::now().checked_sub(2 * RECOVERY);
-        world.open(&Fake::of(world.first.public.clone()), None);
+        world.open(&FakeKey::of(world.first.public.clone()), None);
         assert!(!Arc::ptr_eq(&before, world.keys.in_use().unwrap()));
     }
 
     #[test]
     fn a_key_that_came_back_while_another_was_opened_stays_in_use() {
-        let (mut world, other) = (World::new(), Fake::new());
+        let (mut world, other) = (World::new(), FakeKey::new());
         let (go_on, wait) = mpsc::channel();
         world.first.is_gone();
         let opened = other.clone();
@@ -391,12 +318,12 @@ mod tests {
 
     #[test]
     fn the_certified_key_is_taken_again_when_it_is_there_again() {
-        let (mut world, other) = (World::new(), Fake::new());
+        let (mut world, other) = (World::new(), FakeKey::new());
         let certified = world.keys.in_use().unwrap().clone();
         world.first.is_gone();
         world.open(&other, Some(&certified));
         other.is_gone();
-        world.open(&Fake::of(world.first.public.clone()), Some(&certified));
+        world.open(&FakeKey::of(world.first.public.clone()), Some(&certified));
         assert!(Arc::ptr_eq(&certified, world.keys.in_use().unwrap()));
     }
 
@@ -419,10 +346,10 @@ mod tests {
 
     #[test]
     fn a_successor_waits_for_its_certificate_and_then_follows() {
-        let (mut world, other) = (World::new(), Fake::new());
+        let (mut world, other) = (World::new(), FakeKey::new());
         *world.first.successor.lock().unwrap() = true;
         // Its home may not give it yet.
-        world.open(&Fake::of(world.first.public.clone()), None);
+        world.open(&FakeKey::of(world.first.public.clone()), None);
         assert!(world.keys.next().is_none());
         world.open(&other, None);
         assert!(world.uses(&world.first));
