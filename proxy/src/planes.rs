@@ -2,6 +2,7 @@
 //! them shows a secret. What they change is the log level, and when key and certificate are replaced.
 
 mod key_counters;
+mod serve;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,11 +18,12 @@ use sealwire_identity::Revocation;
 use sealwire_keys::{KeyHealth, PrivateKey};
 use sealwire_link::{Links, Registry};
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 
 pub use self::key_counters::KeyCounters;
+pub(crate) use self::serve::CONNECTIONS;
+pub use self::serve::serve;
 use crate::confine::Report;
 use crate::logging::LogLevel;
 use crate::state::{Condition, Online, State};
@@ -55,18 +57,6 @@ pub struct Planes {
     pub connections: usize,
     /// What was counted of one key after another.
     pub key_counters: KeyCounters,
-}
-
-/// Serves a plane on each of the sockets, until the process ends.
-pub fn serve(listeners: Vec<TcpListener>, router: &Router) {
-    for listener in listeners {
-        let router = router.clone();
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "an HTTP plane ended");
-            }
-        });
-    }
 }
 
 /// Takes in what the histograms have gathered, for ever: else it would grow until somebody asks
