@@ -2,18 +2,19 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the process holds beside connections: listeners, logs, the module's files, the runtime's.
-const OTHERS: u64 = 256;
+use crate::planes;
+
+/// What the process holds beside connections: listeners, logs, the module's files, the runtime's;
+/// and the connections of three HTTP planes, on two sockets each.
+const OTHERS: usize = 256 + 6 * planes::CONNECTIONS;
 
 /// Raises the soft limit to what `connections` need; each has a socket on either side.
 ///
 /// # Errors
 /// What is missing, in words, when the hard limit is lower.
 pub(crate) fn raise_limit(connections: usize) -> Result<(), String> {
-    let needed = u64::try_from(connections)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(2)
-        .saturating_add(OTHERS);
+    let needed = connections.saturating_mul(2).saturating_add(OTHERS);
+    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|soft| soft >= needed) {
         return Ok(());

@@ -1,37 +1,38 @@
-//! The trust keeper: one thread that opens the key, loads certificate, bundle and revocation lists,
-//! and puts a new snapshot in force whenever a file has changed. It alone waits for disks and devices here; the
-//! last good snapshot stays in force until a better one has been checked.
+//! The trust keeper: one thread that has the key opened, loads certificate, bundle and revocation
+//! lists, and puts a new snapshot in force whenever a file has changed. It alone waits for disks
+//! here; devices it waits for only as long as there is no key. The last good snapshot stays in force
+//! until a better one has been checked.
 //!
 //! Files are compared by content, once a second: that sees what Kubernetes does with symbolic
 //! links in a ConfigMap, works on every file system, and cannot run out of watches.
 
+mod keys;
+
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::time::Duration;
+use std::{io, panic, thread};
 
 use metrics::counter;
 use rustls::time_provider::DefaultTimeProvider;
 use sealwire_identity::{
     CertificateFacts, Epoch, EpochConfig, EpochError, Issued, PeerError, Revocation,
 };
-use sealwire_keys::{KeyHealth, PrivateKey, SignError};
+use sealwire_keys::PrivateKey;
 use sealwire_link::{CloseReason, LiveLink, Registry};
 use time::OffsetDateTime;
 
-use crate::config::{Config, Settings};
+use self::keys::Keys;
+use crate::config::{self, Config, Settings};
 use crate::logging::LogLevel;
-use crate::metered::Metered;
 use crate::revocation::RevocationLists;
 use crate::source::Source;
 use crate::state::{Condition, InForce, Need, Online, State};
 
-/// How often files are compared, and the key is tried while there is none.
+/// How often files are compared, and the key is looked after.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a key that follows may wait for its certificate before the key in use has its turn.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running keeper; it ends when dropped.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct Keeper {
 pub struct KeeperConfig {
     /// The configuration's file.
     pub path: PathBuf,
+    /// The file's text that these settings were made from, so that no change after it is missed.
+    pub text: String,
     /// The configuration as it was at the start.
     pub settings: Arc<Settings>,
     /// Where to say what is in force.
@@ -63,21 +66,7 @@ impl Keeper {
     /// When the system refuses a thread.
     pub fn start(config: KeeperConfig) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
-        let work = Work {
-            text: fs::read(&config.path).unwrap_or_default(),
-            started_with: config.settings.clone(),
-            settings: config.settings,
-            path: config.path,
-            state: config.state,
-            registry: config.registry,
-            log_level: config.log_level,
-            source: Source::default(),
-            key: None,
-            next: None,
-            lists: RevocationLists::new(config.runtime),
-            loaded: None,
-            number: 0,
-        };
+        let work = Work::new(config);
         thread::Builder::new()
             .name("sealwire-keeper".to_owned())
             .spawn(move || work.run(&stopped))?;
@@ -88,26 +77,20 @@ impl Keeper {
 struct Work {
     path: PathBuf,
     /// The configuration's file as it was last looked at.
-    text: Vec<u8>,
+    text: String,
+    /// What is wrong with it.
+    refused: Option<String>,
     started_with: Arc<Settings>,
     settings: Arc<Settings>,
     state: Arc<State>,
     registry: Arc<Registry>,
     log_level: LogLevel,
     source: Source,
-    key: Option<Arc<dyn PrivateKey>>,
-    /// The key that follows, until there is a certificate for it.
-    next: Option<Successor>,
+    keys: Keys,
     lists: RevocationLists,
     loaded: Option<Loaded>,
     /// Of the epoch in force.
     number: u64,
-}
-
-/// A key that is to follow the one in use.
-struct Successor {
-    key: Arc<dyn PrivateKey>,
-    since: Instant,
 }
 
 /// What the epoch in force was made from.
@@ -118,11 +101,31 @@ struct Loaded {
 }
 
 impl Work {
+    fn new(config: KeeperConfig) -> Self {
+        Self {
+            text: config.text,
+            refused: None,
+            started_with: config.settings.clone(),
+            settings: config.settings,
+            path: config.path,
+            state: config.state,
+            registry: config.registry,
+            log_level: config.log_level,
+            source: Source::default(),
+            keys: Keys::default(),
+            lists: RevocationLists::new(config.runtime),
+            loaded: None,
+            number: 0,
+        }
+    }
+
     fn run(mut self, stopped: &Receiver<()>) {
         loop {
-            self.look_at_config();
-            self.look_at_key();
-            self.load_certificate();
+            guarded(&self.state.clone(), || {
+                self.look_at_config();
+                self.look_at_key();
+                self.load_certificate();
+            });
             if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
@@ -130,42 +133,33 @@ impl Work {
     }
 
     fn look_at_config(&mut self) {
-        let text = match fs::read(&self.path) {
+        let text = match config::read(&self.path) {
             Ok(text) => text,
             Err(error) => {
-                let problem = format!(
-                    "cannot read {}: {error}: the last good one stays in force",
-                    self.path.display()
-                );
+                let problem = last_good_stays(&error.to_string());
                 return self.state.note("config", Some(problem));
             }
         };
-        if text == self.text {
-            return;
+        if text != self.text {
+            self.refused = self.reload(&text);
+            self.text = text;
         }
-        self.text = text;
-        // Loaded again from the file, for its limits and its messages; a change in between is
-        // seen at the next look.
-        match Config::load(&self.path).and_then(Config::settings) {
+        self.state.note("config", self.refused.clone());
+    }
+
+    /// Takes a configuration over, and says what is wrong with it.
+    fn reload(&mut self, text: &str) -> Option<String> {
+        let settings = Config::parse(text).and_then(Config::settings);
+        let outcome = if settings.is_ok() { "ok" } else { "refused" };
+        counter!("sealwire_reloads_total", "what" => "config", "outcome" => outcome).increment(1);
+        match settings {
             Ok(settings) => {
                 self.settings = Arc::new(settings);
-                self.state.note("config", None);
                 self.say_what_needs_a_restart();
-                if let Err(problem) = self.log_level.set(&self.settings.config.log.level) {
-                    self.state
-                        .note("config", Some(format!("log.level: {problem}")));
-                }
-                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "ok")
-                    .increment(1);
+                let level = self.log_level.set(&self.settings.config.log.level);
+                level.err().map(|problem| format!("log.level: {problem}"))
             }
-            Err(error) => {
-                counter!("sealwire_reloads_total", "what" => "config", "outcome" => "refused")
-                    .increment(1);
-                self.state.note(
-                    "config",
-                    Some(format!("{error} (the last good one stays in force)")),
-                );
-            }
+            Err(error) => Some(last_good_stays(&error.to_string())),
         }
     }
 
@@ -208,15 +202,14 @@ impl Work {
         );
     }
 
-    /// Opens the key while there is none, and again when it is gone for good: somebody may have
-    /// made a new one by the same name. Else says how it stands.
+    /// Says how it stands with the key, and sees to it that there is one.
     fn look_at_key(&mut self) {
         // The certificate in force may still be that of the key before.
-        let in_use = self
+        let certified = self
             .loaded
             .as_ref()
-            .map(|loaded| loaded.issued.credentials.key());
-        if let Some(in_use) = in_use.or(self.key.as_ref()) {
+            .map(|loaded| loaded.issued.credentials.key().clone());
+        if let Some(in_use) = certified.as_ref().or(self.keys.in_use()) {
             self.state.key_health(in_use.health());
         }
         if self.state.asked_to_renew() {
@@ -226,61 +219,8 @@ impl Work {
             vault: self.source.vault_figures(),
             renewal: self.source.renewal(),
         });
-        if let Some(key) = self.key.clone()
-            && !is_gone(key.as_ref())
-        {
-            return self.look_for_successor(key.as_ref());
-        }
-        match self.source.open(&self.settings) {
-            Ok(key) => {
-                say_opened(key.as_ref());
-                if key.development() {
-                    self.state.note(
-                        "development",
-                        Some(
-                            "the key is in memory: anybody who reads this process has it"
-                                .to_owned(),
-                        ),
-                    );
-                }
-                if self.loaded.is_none() {
-                    self.state.key_health(key.health());
-                }
-                self.key = Some(Arc::new(Metered::new(key)));
-            }
-            // Its own health says what is wrong with the one there was.
-            Err(error) if self.key.is_some() => {
-                tracing::debug!(error, "no other key is in its place");
-            }
-            Err(error) => self.state.set(Need::Key, Condition::Unmet(error)),
-        }
-    }
-
-    /// A key that is to follow serves as soon as it has a certificate.
-    fn look_for_successor(&mut self, key: &dyn PrivateKey) {
-        match (&self.next, key.has_successor()) {
-            (None, true) => match self.source.open(&self.settings) {
-                Ok(next) if next.public_key() != key.public_key() => {
-                    tracing::info!("the key has a successor: a certificate is asked for");
-                    say_opened(next.as_ref());
-                    self.next = Some(Successor {
-                        key: Arc::new(Metered::new(next)),
-                        since: Instant::now(),
-                    });
-                }
-                Ok(_) => {}
-                Err(error) => self.state.note("rotation", Some(error)),
-            },
-            (Some(next), _) if next.since.elapsed() > PATIENCE => {
-                // The certificate of the key in use has to be renewed meanwhile.
-                self.state.note(
-                    "rotation",
-                    Some("no certificate for the key's successor: it is tried again".to_owned()),
-                );
-                self.next = None;
-            }
-            _ => {}
-        }
+        let open = || self.source.opener(&self.settings);
+        self.keys.look(&self.state, certified.as_ref(), open);
     }
 
     fn load_certificate(&mut self) {
@@ -309,21 +249,18 @@ impl Work {
 
     /// The key in use, or the one that follows it as soon as there is a certificate for that.
     fn key_to_certify(&mut self) -> Option<Arc<dyn PrivateKey>> {
-        let Some(next) = self.next.as_ref().map(|next| next.key.clone()) else {
-            return self.key.clone();
+        let Some(next) = self.keys.next().cloned() else {
+            return self.keys.in_use().cloned();
         };
         if self.source.obtain(&self.settings, &next).is_ok() {
-            tracing::info!(key = next.reference(), "rotates to the key's successor");
-            self.key = Some(next);
-            self.next = None;
-            self.state.note("rotation", None);
-            return self.key.clone();
+            self.keys.rotate(&self.state);
+            return Some(next);
         }
         // An authority serves one key at a time; files may be for either.
         if self.source.is_online() {
             Some(next)
         } else {
-            self.key.clone()
+            self.keys.in_use().cloned()
         }
     }
 
@@ -479,24 +416,30 @@ impl From<EpochError> for Refused {
     }
 }
 
-fn say_opened(key: &dyn PrivateKey) {
-    tracing::info!(
-        key = key.reference(),
-        algorithm = %key.public_key().algorithm(),
-        public_key_sha256 = key.public_key().fingerprint(),
-        schemes = ?key.schemes(),
-        "key signs"
-    );
-}
-
-/// Whether the key cannot come back by itself, but a new one by its name may.
-fn is_gone(key: &dyn PrivateKey) -> bool {
-    matches!(
-        key.health(),
-        KeyHealth::Down(SignError::KeyGone | SignError::KeyChanged)
-    )
+/// A look that panics is a fault of ours. It is said, and the next look is taken all the same: each
+/// begins from what is in force, which is replaced as a whole. Without a keeper nobody would see
+/// that a certificate was revoked.
+fn guarded(state: &State, look: impl FnOnce()) {
+    let fault = panic::catch_unwind(AssertUnwindSafe(look))
+        .err()
+        .map(|fault| {
+            let said = fault.downcast_ref::<&str>().copied();
+            let said = said.or(fault.downcast_ref::<String>().map(String::as_str));
+            let said = said.unwrap_or("it did not say why");
+            format!(
+                "the keeper failed: {said}: what is in force may be out of date; please report this"
+            )
+        });
+    if let Some(fault) = &fault {
+        tracing::error!(fault, "the keeper panicked, and goes on");
+        counter!("sealwire_reloads_total", "what" => "trust", "outcome" => "panicked").increment(1);
+    }
+    state.note("keeper", fault);
 }
 
 fn last_good_stays(problem: &str) -> String {
     format!("{problem} (the last good one stays in force)")
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,3 +27,5 @@ pub mod state;
 mod descriptors;
 mod metered;
 mod observed_tls;
+#[cfg(test)]
+mod testing;

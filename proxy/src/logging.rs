@@ -22,6 +22,12 @@ impl LogLevel {
     pub fn set(&self, level: &str) -> Result<(), String> {
         (self.0)(parse(level)?)
     }
+
+    /// One that nothing is logged by.
+    #[cfg(test)]
+    pub(crate) fn nobodys() -> Self {
+        Self(Arc::new(|_| Ok(())))
+    }
 }
 
 impl fmt::Debug for LogLevel {

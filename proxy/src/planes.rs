@@ -1,7 +1,11 @@
 //! The HTTP planes: health and metrics for the node, admin for whoever is inside the pod. None of
 //! them shows a secret. What they change is the log level, and when key and certificate are replaced.
 
+mod key_counters;
+mod serve;
+
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Shared;
@@ -14,15 +18,21 @@ use sealwire_identity::Revocation;
 use sealwire_keys::{KeyHealth, PrivateKey};
 use sealwire_link::{Links, Registry};
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 
+pub use self::key_counters::KeyCounters;
+pub(crate) use self::serve::CONNECTIONS;
+pub use self::serve::serve;
 use crate::confine::Report;
 use crate::logging::LogLevel;
 use crate::state::{Condition, Online, State};
 
 /// Most links that the admin plane lists.
 const MAX_LISTED: usize = 10_000;
+
+/// How often histograms are taken in.
+const TENDING: Duration = Duration::from_secs(5);
 
 /// What the planes show.
 #[derive(Debug)]
@@ -45,17 +55,18 @@ pub struct Planes {
     pub places: Arc<Semaphore>,
     /// How many places there are.
     pub connections: usize,
+    /// What was counted of one key after another.
+    pub key_counters: KeyCounters,
 }
 
-/// Serves a plane on each of the sockets, until the process ends.
-pub fn serve(listeners: Vec<TcpListener>, router: &Router) {
-    for listener in listeners {
-        let router = router.clone();
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "an HTTP plane ended");
-            }
-        });
+/// Takes in what the histograms have gathered, for ever: else it would grow until somebody asks
+/// for the metrics, and nobody may.
+pub async fn tend(metrics: PrometheusHandle) {
+    let mut due = tokio::time::interval(TENDING);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        metrics.run_upkeep();
     }
 }
 
@@ -256,6 +267,7 @@ impl Planes {
                 usize::try_from(in_force.epoch.number()).unwrap_or(usize::MAX),
             ));
             show_key(credentials.key().as_ref());
+            self.key_counters.show(credentials.key());
             let lists = in_force.epoch.revocation().map(Revocation::facts);
             if let Some(due) = lists
                 .into_iter()
@@ -268,7 +280,6 @@ impl Planes {
                 ));
             }
         }
-        self.metrics.run_upkeep();
     }
 }
 
@@ -307,9 +318,6 @@ fn show_key(key: &dyn PrivateKey) {
         gauge!("sealwire_key_sessions", "state" => state).set(as_f64(sessions));
     }
     gauge!("sealwire_key_waiting").set(as_f64(figures.waiting));
-    counter!("sealwire_key_sessions_lost_total").absolute(figures.sessions_lost);
-    counter!("sealwire_key_recoveries_total").absolute(figures.recoveries);
-    counter!("sealwire_key_module_reloads_total").absolute(figures.reloads);
 }
 
 /// Exact up to 2^53, beyond anything counted here.

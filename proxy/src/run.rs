@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::capture::prove::ProofDesk;
-use crate::config::{Config, CrlSource, KeyIn, KeySection, Settings};
+use crate::config::{self, Config, CrlSource, KeyIn, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
 use crate::descriptors::raise_limit;
 use crate::inbound::Inbound;
@@ -25,7 +25,7 @@ use crate::listen::{Listeners, accept, register};
 use crate::logging::{self, LogLevel};
 use crate::observe::install_metrics;
 use crate::outbound::Outbound;
-use crate::planes::{self, Planes};
+use crate::planes::{self, KeyCounters, Planes};
 use crate::state::{Condition, Need, State};
 
 /// How the proxy ended; its exit code.
@@ -57,7 +57,8 @@ impl From<Exit> for ExitCode {
 /// # Errors
 /// Before anything runs: a bad configuration, a taken port.
 pub fn run(path: &Path) -> anyhow::Result<Exit> {
-    let settings = Arc::new(Config::load(path)?.settings()?);
+    let text = config::read(path)?;
+    let settings = Arc::new(Config::parse(&text)?.settings()?);
     let log_level = logging::start(&settings.config.log)
         .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
@@ -73,16 +74,24 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
     let making = runtime("sealwire-make", workers, MAKING_NICENESS)?;
     let proxy = Proxy {
         path: path.to_owned(),
+        text,
         settings,
         log_level,
         confinement,
         relays: relays.handle().clone(),
     };
     let exit = making.block_on(proxy.serve(listeners));
-    // Whatever still relays ends with the process.
-    relays.shutdown_background();
+    abandon([relays, making]);
     sealwire_keys::finish(Duration::from_secs(1));
     exit
+}
+
+/// Whatever still runs there ends with the process. Dropped, a runtime would wait for its blocking
+/// calls, and one that a frozen device never answers would keep the process for ever.
+fn abandon(runtimes: [Runtime; 2]) {
+    for runtime in runtimes {
+        runtime.shutdown_background();
+    }
 }
 
 /// By how much the threads that make links are nicer than those that relay: what is sealed goes
@@ -141,6 +150,8 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
 
 struct Proxy {
     path: PathBuf,
+    /// What the settings were made from.
+    text: String,
     settings: Arc<Settings>,
     log_level: LogLevel,
     confinement: Report,
@@ -164,6 +175,7 @@ impl Proxy {
             development: self.settings.config.development,
             places: places.clone(),
             connections: limits.connections,
+            key_counters: KeyCounters::default(),
         });
         planes::serve(register(listeners.health)?, &planes::health(planes.clone()));
         planes::serve(
@@ -171,9 +183,11 @@ impl Proxy {
             &planes::metrics(planes.clone()),
         );
         planes::serve(register(listeners.admin)?, &planes::admin(planes.clone()));
+        tokio::spawn(planes::tend(planes.metrics.clone()));
         let mut signals = Signals::install()?;
         let _keeper = Keeper::start(KeeperConfig {
             path: self.path.clone(),
+            text: self.text.clone(),
             settings: self.settings.clone(),
             state: state.clone(),
             registry: registry.clone(),
@@ -325,5 +339,29 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_never_ends_does_not_keep_the_process() {
+        let runtimes = ["first", "second"].map(|name| runtime(name, 1, 0).unwrap());
+        let (answer, device) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        runtimes[1].spawn_blocking(move || {
+            tell.send("asked").unwrap();
+            // As a device that is frozen; a deadline, so that a failure is one.
+            let _ = device.recv_timeout(Duration::from_secs(30));
+            let _ = tell.send("answered");
+        });
+        assert_eq!(told.recv(), Ok("asked"));
+        abandon(runtimes);
+        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(answer);
     }
 }

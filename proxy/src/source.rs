@@ -8,6 +8,9 @@ use sealwire_keys::{KeyConfig, PrivateKey, TransitConfig, Vault, VaultConfig, Va
 
 use crate::config::{CertificatesFrom, KeyIn, PkiSettings, Settings, TransitSettings};
 
+/// Opens a key, or says why there is none.
+pub(crate) type Opener = Box<dyn FnOnce() -> Result<Arc<dyn PrivateKey>, String> + Send>;
+
 /// Sessions and threads that are started once, when they are first needed.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
@@ -16,15 +19,17 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens the key. Blocks.
-    pub(crate) fn open(&mut self, settings: &Settings) -> Result<Arc<dyn PrivateKey>, String> {
+    /// What opens the key; that blocks.
+    pub(crate) fn opener(&mut self, settings: &Settings) -> Result<Opener, String> {
         let config = match &settings.key {
             KeyIn::Here(config) => config.clone(),
             KeyIn::Transit(transit) => {
                 KeyConfig::Transit(with_session(transit, self.session(settings)?))
             }
         };
-        sealwire_keys::open(&config).map_err(|error| error.to_string())
+        Ok(Box::new(move || {
+            sealwire_keys::open(&config).map_err(|error| error.to_string())
+        }))
     }
 
     /// Certificate and bundle for a key, as they are now. An authority is never waited for.
