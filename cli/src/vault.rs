@@ -2,6 +2,7 @@
 
 mod plan;
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub(crate) struct Setup {
     /// Life of a certificate.
     #[arg(long, default_value = "24h")]
     ttl: String,
-    /// Workloads to make a key for: a name with AppRole, NAMESPACE.SERVICEACCOUNT with tokens of
+    /// Workloads to make a key for: a name with AppRole and certificates, NAMESPACE.SERVICEACCOUNT with tokens of
     /// Kubernetes.
     #[arg(long = "workload")]
     workloads: Vec<String>,
@@ -66,10 +67,14 @@ pub(crate) struct Setup {
     /// Audience that a Kubernetes token has to be for.
     #[arg(long, default_value = "sealwire-vault")]
     audience: String,
+    /// PEM file with the CA of the workloads' client certificates, whose common names are the
+    /// workloads'; for --auth cert.
+    #[arg(long)]
+    client_ca: Option<PathBuf>,
     /// Applies it, as whoever the token belongs to.
     #[arg(long, requires_all = ["address", "ca", "token_file"])]
     apply: bool,
-    /// The server, such as https://vault.example:8200.
+    /// The server, as `https://` with name and port.
     #[arg(long)]
     address: Option<String>,
     /// PEM file with the server's CA.
@@ -115,6 +120,12 @@ impl Setup {
             rotate_every: self.rotate_every.clone(),
             let_rotate: self.let_rotate,
             audience: self.audience.clone(),
+            client_ca: (self.client_ca.as_ref())
+                .map(|path| {
+                    fs::read_to_string(path)
+                        .with_context(|| format!("cannot read {}", path.display()))
+                })
+                .transpose()?,
         };
         mesh.check().map_err(anyhow::Error::msg)?;
         Ok(mesh)

@@ -46,10 +46,10 @@ fn the_operators_policy_is_enough_for_the_setup_and_running_it_again_changes_no_
         let token = json!({ "policies": ["operator"], "no_default_policy": true });
         let token = bao.write("auth/token/create", &token).unwrap();
         let token = token["auth"]["client_token"].as_str().unwrap();
-        vaulted.set_up_as(token, "approle", &["web"]).unwrap();
+        vaulted.set_up_as(token, "approle", &["web"], &[]).unwrap();
         let (_web, web_car) = vaulted.sealed_pod("web", KeyFrom::Transit).unwrap();
         let key = public_key(&web_car);
-        let said = vaulted.set_up_as(token, "approle", &["web"]).unwrap();
+        let said = vaulted.set_up_as(token, "approle", &["web"], &[]).unwrap();
         assert!(said.contains("kept     transit/keys/web"), "{said}");
         assert_eq!(public_key(&web_car), key);
         let issuers = bao.ask("LIST", "pki/issuers", &Value::Null, token).unwrap();

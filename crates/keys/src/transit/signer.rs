@@ -5,6 +5,7 @@
 //! request carries them together: a lone signature never waits for company.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -29,7 +30,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const HELPLESS: Duration = Duration::from_secs(5);
 
 /// Asks for signatures.
-#[derive(Debug)]
 pub(super) struct Signer {
     queue: mpsc::Sender<Order>,
     wait: Duration,
@@ -218,6 +218,15 @@ impl Signer {
     pub(super) fn fails(&self, error: SignError) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.failed.notify_one();
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer")
+            .field("standing", &self.standing())
+            .field("figures", &self.figures())
+            .finish_non_exhaustive()
     }
 }
 
