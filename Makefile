@@ -23,7 +23,8 @@ bench:
 bench-hsm:
 	scripts/setup test
 	cargo build --locked --release --workspace --bins --lib
-	target/release/sealwire-bench hsm
+	target/release/sealwire-bench freeze
+	target/release/sealwire-bench burst
 
 setup:
 	scripts/setup test

@@ -24,18 +24,6 @@ const BURST: usize = 1000;
 const SLOW: &str = "5ms";
 const SESSIONS: usize = 16;
 
-/// Prints both tables.
-pub(crate) fn compare(rounds: usize) {
-    let own = std::env::current_exe().unwrap();
-    let programs = Programs::beside(&own).unwrap();
-    if std::env::var_os("SKIP").is_none() {
-        if std::env::var_os("SKIP").is_none() {
-            freeze(&programs);
-        }
-    }
-    burst(&own, &programs, rounds);
-}
-
 /// A sealed pod whose connections are full handshakes, its key behind a device.
 fn sealed(mesh: &Mesh, name: &str, device: Option<&Pod>) -> (Pod, Sidecar) {
     let sealing = Sealing {
@@ -59,13 +47,15 @@ fn sealed(mesh: &Mesh, name: &str, device: Option<&Pod>) -> (Pod, Sidecar) {
     (pod, sidecar)
 }
 
-fn freeze(programs: &Programs) {
+/// Freezes the device under one side and then the other, and prints what became of the links.
+pub(crate) fn freeze() {
+    let programs = Programs::beside(&std::env::current_exe().unwrap()).unwrap();
     println!(
         "| frozen for {} s under the side that | exchanges a second before | meanwhile | meanwhile over before | new links meanwhile | the longest wait | served again after |\n|---|---|---|---|---|---|---|",
         FREEZE.as_secs()
     );
     for role in ["dials", "is dialled"] {
-        let mesh = Mesh::new(Privilege::available()[0], programs).unwrap();
+        let mesh = Mesh::new(Privilege::available()[0], &programs).unwrap();
         let (dials, _out) = sealed(&mesh, "dials", None);
         let (dialled, _in) = sealed(&mesh, "dialled", None);
         let frozen = if role == "dials" { &dials } else { &dialled };
@@ -90,8 +80,12 @@ fn freeze(programs: &Programs) {
     println!();
 }
 
-fn burst(own: &Path, programs: &Programs, rounds: usize) {
-    let mesh = Mesh::new(Privilege::available()[0], programs).unwrap();
+/// Meets a slow device with many handshakes at once, and prints how fast they were made, and what
+/// that cost others.
+pub(crate) fn burst(rounds: usize) {
+    let own = std::env::current_exe().unwrap();
+    let programs = Programs::beside(&own).unwrap();
+    let mesh = Mesh::new(Privilege::available()[0], &programs).unwrap();
     let (dials, out) = sealed(&mesh, "dials", None);
     // Both keys are in one device, as the keys of a whole mesh are.
     let (dialled, inn) = sealed(&mesh, "dialled", Some(&dials));

@@ -32,8 +32,10 @@ struct Arguments {
 enum Command {
     /// Answers, inside a pod.
     Serve,
-    /// What a frozen HSM and a slow one cost.
-    Hsm,
+    /// What a frozen HSM costs.
+    Freeze,
+    /// What many handshakes at once cost, with a slow HSM.
+    Burst,
     /// Signs by a key in a device, and prints how often it did in a second.
     Sign { module: PathBuf, uri: String },
     /// Measures, inside a pod, and prints one number a line.
@@ -45,7 +47,8 @@ fn main() {
     match arguments.command {
         Some(Command::Serve) => load::serve(),
         Some(Command::Load { address }) => load::measure(address),
-        Some(Command::Hsm) => hsm::compare(arguments.rounds),
+        Some(Command::Freeze) => hsm::freeze(),
+        Some(Command::Burst) => hsm::burst(arguments.rounds),
         Some(Command::Sign { module, uri }) => hsm::sign(&module, &uri),
         None => compare(arguments.rounds),
     }

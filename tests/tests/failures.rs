@@ -188,6 +188,15 @@ impl<'a> Failing<'a> {
             .unwrap_or_default()
     }
 
+    /// How often it has logged this.
+    fn said(&self, message: &str) -> usize {
+        let log = self.sidecar.log();
+        let lines = log.iter();
+        lines
+            .filter(|line| line["fields"]["message"] == message || line["message"] == message)
+            .count()
+    }
+
     /// The same process, nothing broken in it, and no session open but those it knows of.
     fn is_sound(&mut self) {
         assert!(self.sidecar.process.is_running());
@@ -251,7 +260,8 @@ fn inject(row: &Row, load: &Load, failing: &mut Failing<'_>, role: &str) {
     }
     let during = load.since(from);
     if row.refuses {
-        assert_ne!(failing.key_state(), "ready", "{}", row.what);
+        assert_eq!(failing.key_state(), "degraded", "{}", row.what);
+        assert_eq!(failing.metric("sealwire_key_health{state=\"degraded\"}"), 1.0);
         // Twice, since both sides have a deadline, one after the other.
         assert!(during.longest < f64::from(2 * DEADLINE), "{during:?}");
         assert!(during.refused > 0, "{during:?}");
@@ -262,6 +272,11 @@ fn inject(row: &Row, load: &Load, failing: &mut Failing<'_>, role: &str) {
     assert_eventually("the key is well again", LONG, || {
         (failing.key_state() == "ready").then_some(())
     });
+    if row.refuses {
+        // One line a transition, and no more.
+        assert_eq!(failing.said("the key does not sign now"), 1, "{}", row.what);
+        assert_eq!(failing.said("the key signs again"), 1, "{}", row.what);
+    }
     let after = load.watch(Duration::from_millis(500));
     assert_eq!(after.broken, 0, "{}: an open link broke", row.what);
     failing.is_sound();
