@@ -86,7 +86,7 @@ fn a_client_certificate_is_its_common_name_and_nobody_else() {
         let made = mesh
             .world()
             .command("sh")
-            .args(["-ec", &script])
+            .args(["-ec", script])
             .args([&at])
             .run(SOON)
             .unwrap();
