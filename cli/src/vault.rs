@@ -174,7 +174,7 @@ fn apply(mesh: &Mesh, vault: &Vault) -> anyhow::Result<()> {
         // A key that is there stays: it may be in use.
         let exists = ask(vault, Method::Get, &step.path, None).is_ok();
         if step.is_key && exists {
-            say(&format!("kept     {}\n", step.path));
+            say(&format!("kept     {}", step.path));
         } else {
             run(vault, &step)?;
         }
@@ -186,7 +186,7 @@ fn apply(mesh: &Mesh, vault: &Vault) -> anyhow::Result<()> {
 fn run(vault: &Vault, step: &Step) -> anyhow::Result<()> {
     ask(vault, Method::Post, &step.path, Some(step.body.clone()))
         .with_context(|| format!("to {}", step.why))?;
-    say(&format!("written  {}: {}\n", step.path, step.why));
+    say(&format!("written  {}: {}", step.path, step.why));
     Ok(())
 }
 
