@@ -148,7 +148,7 @@ impl PrivateKey for TransitKey {
     }
 
     fn parallelism(&self) -> usize {
-        // As many threads as can wait for the requests under way, within reason.
+        // Batches are made of what waits, so as many may wait as requests can carry, within reason.
         self.config
             .requests
             .get()
