@@ -261,7 +261,10 @@ fn inject(row: &Row, load: &Load, failing: &mut Failing<'_>, role: &str) {
     let during = load.since(from);
     if row.refuses {
         assert_eq!(failing.key_state(), "degraded", "{}", row.what);
-        assert_eq!(failing.metric("sealwire_key_health{state=\"degraded\"}"), 1.0);
+        assert_eq!(
+            failing.metric("sealwire_key_health{state=\"degraded\"}"),
+            1.0
+        );
         // Twice, since both sides have a deadline, one after the other.
         assert!(during.longest < f64::from(2 * DEADLINE), "{during:?}");
         assert!(during.refused > 0, "{during:?}");
