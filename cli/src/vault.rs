@@ -64,6 +64,9 @@ pub(crate) struct Setup {
     /// Lets workloads rotate their own keys.
     #[arg(long)]
     let_rotate: bool,
+    /// Lets workloads put an end to old versions of their own keys (key.vaultTransit.trim).
+    #[arg(long)]
+    let_trim: bool,
     /// Audience that a Kubernetes token has to be for.
     #[arg(long, default_value = "sealwire-vault")]
     audience: String,
@@ -119,6 +122,7 @@ impl Setup {
             key_type: self.key_type.clone(),
             rotate_every: self.rotate_every.clone(),
             let_rotate: self.let_rotate,
+            let_trim: self.let_trim,
             audience: self.audience.clone(),
             client_ca: (self.client_ca.as_ref())
                 .map(|path| {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 const WORKLOAD: &str = include_str!("../../../deploy/vault/workload.hcl");
 const ROTATE: &str = include_str!("../../../deploy/vault/rotate.hcl");
+const TRIM: &str = include_str!("../../../deploy/vault/trim.hcl");
 
 /// How workloads log in.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, ValueEnum)]
@@ -35,6 +36,7 @@ pub(super) struct Mesh {
     pub(super) key_type: String,
     pub(super) rotate_every: Option<String>,
     pub(super) let_rotate: bool,
+    pub(super) let_trim: bool,
     pub(super) audience: String,
     /// PEM with the CA of the workloads' client certificates.
     pub(super) client_ca: Option<String>,
@@ -219,6 +221,13 @@ impl Mesh {
                 json!({ "policy": filled(ROTATE) }),
             ));
         }
+        if self.let_trim {
+            steps.push(step(
+                "let a workload put an end to old versions of its own key",
+                "sys/policies/acl/sealwire-trim",
+                json!({ "policy": filled(TRIM) }),
+            ));
+        }
         if self.login != Login::Approle {
             steps.push(self.common_role());
         }
@@ -286,6 +295,9 @@ impl Mesh {
         let mut policies = vec!["sealwire-workload"];
         if self.let_rotate {
             policies.push("sealwire-rotate");
+        }
+        if self.let_trim {
+            policies.push("sealwire-trim");
         }
         policies
     }
@@ -368,6 +380,7 @@ mod tests {
             key_type: "ecdsa-p256".to_owned(),
             rotate_every: None,
             let_rotate: false,
+            let_trim: false,
             audience: "sealwire-vault".to_owned(),
             client_ca: Some("PEM".to_owned()),
         }

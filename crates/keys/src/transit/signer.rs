@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::trim::Trimmer;
 use super::{PROOF, TransitReference, key};
 use crate::public_key::PublicKey;
 use crate::vault::{Inner, Method, Request, VaultError};
@@ -114,7 +115,10 @@ impl Signer {
         config
             .vault
             .spawn(recover(asking.clone(), signer.clone(), public.clone()));
-        config.vault.spawn(look_for_versions(asking));
+        let trimmer = config
+            .trim_after
+            .map(|after| Trimmer::new(config.vault.inner(), &config.reference, version, after));
+        config.vault.spawn(look_for_versions(asking, trimmer));
         signer
     }
 
@@ -290,8 +294,8 @@ async fn recover(asking: Arc<Asking>, signer: Arc<Signer>, public: PublicKey) {
     }
 }
 
-/// Looks now and then whether the key has a new version.
-async fn look_for_versions(asking: Arc<Asking>) {
+/// Looks now and then whether the key has a new version, or old ones to trim.
+async fn look_for_versions(asking: Arc<Asking>, mut trimmer: Option<Trimmer>) {
     loop {
         sleep(asking.look.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
         let question = key::question(&asking.reference);
@@ -304,9 +308,16 @@ async fn look_for_versions(asking: Arc<Asking>) {
             return;
         }
         match answer.and_then(|answer| key::described(answer, question.what)) {
-            Ok(described) => signer
-                .newest
-                .store(described.latest_version, Ordering::Relaxed),
+            Ok(described) => {
+                signer
+                    .newest
+                    .store(described.latest_version, Ordering::Relaxed);
+                // The key may be dropped while the server is asked.
+                drop(signer);
+                if let Some(trimmer) = &mut trimmer {
+                    trimmer.look(&described, Instant::now() + asking.wait).await;
+                }
+            }
             Err(error @ VaultError::Missing(_)) => signer.fails(error.into()),
             // Whoever needs a signature will say so.
             Err(error) => tracing::debug!(%error, "cannot look for a new version"),
