@@ -2,6 +2,7 @@
 
 mod plan;
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub(crate) struct Setup {
     /// Life of a certificate.
     #[arg(long, default_value = "24h")]
     ttl: String,
-    /// Workloads to make a key for: a name with AppRole, NAMESPACE.SERVICEACCOUNT with tokens of
+    /// Workloads to make a key for: a name with AppRole and certificates, NAMESPACE.SERVICEACCOUNT with tokens of
     /// Kubernetes.
     #[arg(long = "workload")]
     workloads: Vec<String>,
@@ -63,13 +64,20 @@ pub(crate) struct Setup {
     /// Lets workloads rotate their own keys.
     #[arg(long)]
     let_rotate: bool,
+    /// Lets workloads put an end to old versions of their own keys (key.vaultTransit.trim).
+    #[arg(long)]
+    let_trim: bool,
     /// Audience that a Kubernetes token has to be for.
     #[arg(long, default_value = "sealwire-vault")]
     audience: String,
+    /// PEM file with the CA of the workloads' client certificates, whose common names are the
+    /// workloads'; for --auth cert.
+    #[arg(long)]
+    client_ca: Option<PathBuf>,
     /// Applies it, as whoever the token belongs to.
     #[arg(long, requires_all = ["address", "ca", "token_file"])]
     apply: bool,
-    /// The server, such as https://vault.example:8200.
+    /// The server, as `https://` with name and port.
     #[arg(long)]
     address: Option<String>,
     /// PEM file with the server's CA.
@@ -114,7 +122,14 @@ impl Setup {
             key_type: self.key_type.clone(),
             rotate_every: self.rotate_every.clone(),
             let_rotate: self.let_rotate,
+            let_trim: self.let_trim,
             audience: self.audience.clone(),
+            client_ca: (self.client_ca.as_ref())
+                .map(|path| {
+                    fs::read_to_string(path)
+                        .with_context(|| format!("cannot read {}", path.display()))
+                })
+                .transpose()?,
         };
         mesh.check().map_err(anyhow::Error::msg)?;
         Ok(mesh)
@@ -163,7 +178,7 @@ fn apply(mesh: &Mesh, vault: &Vault) -> anyhow::Result<()> {
         // A key that is there stays: it may be in use.
         let exists = ask(vault, Method::Get, &step.path, None).is_ok();
         if step.is_key && exists {
-            say(&format!("kept     {}\n", step.path));
+            say(&format!("kept     {}", step.path));
         } else {
             run(vault, &step)?;
         }
@@ -175,7 +190,7 @@ fn apply(mesh: &Mesh, vault: &Vault) -> anyhow::Result<()> {
 fn run(vault: &Vault, step: &Step) -> anyhow::Result<()> {
     ask(vault, Method::Post, &step.path, Some(step.body.clone()))
         .with_context(|| format!("to {}", step.why))?;
-    say(&format!("written  {}: {}\n", step.path, step.why));
+    say(&format!("written  {}: {}", step.path, step.why));
     Ok(())
 }
 

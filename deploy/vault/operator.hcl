@@ -20,6 +20,9 @@ path "sys/policies/acl/sealwire-*" {
 path "auth/+/role/*" {
   capabilities = ["create", "read", "update"]
 }
+path "auth/+/certs/sealwire" {
+  capabilities = ["create", "read", "update"]
+}
 path "auth/+/config" {
   capabilities = ["create", "read", "update"]
 }

@@ -97,6 +97,7 @@ fn with_session(transit: &TransitSettings, vault: Arc<Vault>) -> TransitConfig {
         queue: transit.queue,
         wait: transit.wait,
         look: transit.look,
+        trim_after: transit.trim_after,
     }
 }
 

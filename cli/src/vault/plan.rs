@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 const WORKLOAD: &str = include_str!("../../../deploy/vault/workload.hcl");
 const ROTATE: &str = include_str!("../../../deploy/vault/rotate.hcl");
+const TRIM: &str = include_str!("../../../deploy/vault/trim.hcl");
 
 /// How workloads log in.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, ValueEnum)]
@@ -18,6 +19,8 @@ pub(super) enum Login {
     Kubernetes,
     /// By a service account's token, which Vault checks by the issuer's keys.
     Jwt,
+    /// By a client certificate, whose common name is the workload's.
+    Cert,
 }
 
 /// A mesh, as its operator describes it.
@@ -33,7 +36,10 @@ pub(super) struct Mesh {
     pub(super) key_type: String,
     pub(super) rotate_every: Option<String>,
     pub(super) let_rotate: bool,
+    pub(super) let_trim: bool,
     pub(super) audience: String,
+    /// PEM with the CA of the workloads' client certificates.
+    pub(super) client_ca: Option<String>,
 }
 
 /// What is there already.
@@ -60,33 +66,34 @@ impl Login {
             Self::Approle => "approle",
             Self::Kubernetes => "kubernetes",
             Self::Jwt => "jwt",
+            Self::Cert => "cert",
         }
     }
 
     /// What the server calls the caller, for policies and roles.
     fn name(self, accessor: &str) -> String {
-        let of = |what: &str| format!("{{{{identity.entity.aliases.{accessor}.metadata.{what}}}}}");
+        let of = |what: &str| format!("{{{{identity.entity.aliases.{accessor}.{what}}}}}");
         match self {
-            Self::Approle => of("role_name"),
+            Self::Approle => of("metadata.role_name"),
+            Self::Cert => of("name"),
             // No namespace has a dot in it, so that the first one divides them.
             Self::Kubernetes | Self::Jwt => format!(
                 "{}.{}",
-                of("service_account_namespace"),
-                of("service_account_name")
+                of("metadata.service_account_namespace"),
+                of("metadata.service_account_name")
             ),
         }
     }
 
     /// Path of the caller's SPIFFE ID.
     fn spiffe_path(self, accessor: &str) -> String {
-        let of = |what: &str| format!("{{{{identity.entity.aliases.{accessor}.metadata.{what}}}}}");
+        let name = self.name(accessor);
         match self {
-            Self::Approle => format!("workload/{}", of("role_name")),
-            Self::Kubernetes | Self::Jwt => format!(
-                "ns/{}/sa/{}",
-                of("service_account_namespace"),
-                of("service_account_name")
-            ),
+            Self::Approle | Self::Cert => format!("workload/{name}"),
+            Self::Kubernetes | Self::Jwt => {
+                let (namespace, account) = name.split_once("}}.").unwrap_or((&name, ""));
+                format!("ns/{namespace}}}}}/sa/{account}")
+            }
         }
     }
 }
@@ -112,11 +119,15 @@ impl Mesh {
             }
         }
         for workload in &self.workloads {
-            if self.login != Login::Approle && !workload.contains('.') {
+            let account = matches!(self.login, Login::Kubernetes | Login::Jwt);
+            if account && !workload.contains('.') {
                 return Err(format!(
                     "{workload:?}: write a workload of Kubernetes as NAMESPACE.SERVICEACCOUNT"
                 ));
             }
+        }
+        if self.login == Login::Cert && self.client_ca.is_none() {
+            return Err("--auth cert needs --client-ca: whose certificates may log in".to_owned());
         }
         Ok(())
     }
@@ -210,8 +221,15 @@ impl Mesh {
                 json!({ "policy": filled(ROTATE) }),
             ));
         }
+        if self.let_trim {
+            steps.push(step(
+                "let a workload put an end to old versions of its own key",
+                "sys/policies/acl/sealwire-trim",
+                json!({ "policy": filled(TRIM) }),
+            ));
+        }
         if self.login != Login::Approle {
-            steps.push(self.token_role());
+            steps.push(self.common_role());
         }
         steps
     }
@@ -278,31 +296,41 @@ impl Mesh {
         if self.let_rotate {
             policies.push("sealwire-rotate");
         }
+        if self.let_trim {
+            policies.push("sealwire-trim");
+        }
         policies
     }
 
-    /// One role for all service accounts: what each may do follows from who it is.
-    fn token_role(&self) -> Step {
-        let mut body = match self.login {
-            Login::Kubernetes => json!({
-                "bound_service_account_names": "*", "bound_service_account_namespaces": "*",
-                "audience": self.audience,
-            }),
-            _ => json!({
-                "role_type": "jwt", "bound_audiences": [self.audience], "user_claim": "sub",
-                "claim_mappings": {
-                    "/kubernetes.io/namespace": "service_account_namespace",
-                    "/kubernetes.io/serviceaccount/name": "service_account_name",
-                },
-            }),
+    /// One role for all: what each may do follows from who it is.
+    fn common_role(&self) -> Step {
+        let (kind, mut body) = match self.login {
+            Login::Cert => ("certs", json!({ "certificate": self.client_ca })),
+            Login::Kubernetes => (
+                "role",
+                json!({
+                    "bound_service_account_names": "*", "bound_service_account_namespaces": "*",
+                    "audience": self.audience,
+                }),
+            ),
+            Login::Jwt | Login::Approle => (
+                "role",
+                json!({
+                    "role_type": "jwt", "bound_audiences": [self.audience], "user_claim": "sub",
+                    "claim_mappings": {
+                        "/kubernetes.io/namespace": "service_account_namespace",
+                        "/kubernetes.io/serviceaccount/name": "service_account_name",
+                    },
+                }),
+            ),
         };
         body["token_policies"] = json!(self.policies());
         body["token_no_default_policy"] = json!(true);
         body["token_ttl"] = json!("1h");
         body["token_max_ttl"] = json!("24h");
         step(
-            "let service accounts log in",
-            format!("auth/{}/role/sealwire", self.auth_path),
+            "let workloads log in, and be who they are",
+            format!("auth/{}/{kind}/sealwire", self.auth_path),
             body,
         )
     }
@@ -352,13 +380,15 @@ mod tests {
             key_type: "ecdsa-p256".to_owned(),
             rotate_every: None,
             let_rotate: false,
+            let_trim: false,
             audience: "sealwire-vault".to_owned(),
+            client_ca: Some("PEM".to_owned()),
         }
     }
 
     #[test]
     fn no_role_signs_any_name_or_any_address() {
-        for login in [Login::Approle, Login::Kubernetes, Login::Jwt] {
+        for login in [Login::Approle, Login::Kubernetes, Login::Jwt, Login::Cert] {
             for step in mesh(login).roles("auth_1") {
                 if step.path == "pki/roles/sealwire" {
                     assert_eq!(step.body["allow_ip_sans"], false);

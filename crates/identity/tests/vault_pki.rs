@@ -63,6 +63,7 @@ impl Ground {
             queue: 8,
             wait: Duration::from_secs(5),
             look: Duration::from_secs(60),
+            trim_after: None,
         }))
         .unwrap();
         let ground = Self { bao, vault, key };

@@ -91,6 +91,7 @@ fn key(bao: &Bao, kind: &str, (batch, requests): (usize, usize)) -> Arc<dyn Priv
         queue: 1024,
         wait: Duration::from_secs(10),
         look: Duration::from_secs(60),
+        trim_after: None,
     };
     open(&KeyConfig::Transit(config)).unwrap()
 }

@@ -174,6 +174,8 @@ pub struct TransitConfig {
     pub wait: Duration,
     /// How often to look whether the key has a new version.
     pub look: Duration,
+    /// How long after a rotation older versions are made unusable; never when none.
+    pub trim_after: Option<Duration>,
 }
 
 /// A key in memory.

@@ -1,19 +1,22 @@
 //! Keys in a transit mount of Vault or OpenBao (`vault-transit:mount/key`).
 //!
 //! [`reference`] names a key, [`key`] reads what the server says about it, [`signer`] asks for
-//! signatures, several at once where several wait. A key here is one version of the server's key:
+//! signatures, several at once where several wait; [`trim`] puts an end to old versions. A key here is one version of the server's key:
 //! its certificate is for that version, which is asked for in every request and asserted in every
 //! answer. A newer version is noticed ([`PrivateKey::has_successor`]) and is another key.
 
 mod key;
 mod reference;
 mod signer;
+mod trim;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use self::reference::{TransitReference, TransitReferenceError};
 use self::signer::Signer;
+pub(crate) use self::trim::InUse;
+use self::trim::Use;
 use crate::public_key::PublicKey;
 use crate::vault::{Method, Request, Vault};
 use crate::{
@@ -33,6 +36,7 @@ pub(crate) struct TransitKey {
     public: PublicKey,
     schemes: Vec<Scheme>,
     signer: Arc<Signer>,
+    _in_use: Use,
 }
 
 impl TransitKey {
@@ -61,6 +65,7 @@ impl TransitKey {
             schemes: public.algorithm().schemes().to_vec(),
             public,
             signer,
+            _in_use: Use::begin(config.vault.inner(), &config.reference, version),
         };
         key.prove()?;
         Ok(key)
@@ -148,7 +153,7 @@ impl PrivateKey for TransitKey {
     }
 
     fn parallelism(&self) -> usize {
-        // As many threads as can wait for the requests under way, within reason.
+        // Batches are made of what waits, so as many may wait as requests can carry, within reason.
         self.config
             .requests
             .get()

@@ -31,6 +31,7 @@ pub use self::client::{Method, Request};
 pub use self::config::{VaultAuth, VaultConfig};
 pub use self::error::VaultError;
 use self::tender::Tender;
+use crate::transit::InUse;
 
 /// Pauses between attempts at a server that does not answer well: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     renewals: AtomicU64,
     retries: AtomicU64,
     ended: AtomicBool,
+    /// Which versions of which transit keys this process uses.
+    pub(crate) transit_keys: InUse,
 }
 
 /// How it stands with the login.
@@ -105,6 +108,7 @@ impl Vault {
             renewals: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            transit_keys: InUse::default(),
         });
         runtime.spawn(Tender::new(inner.clone()).run());
         runtime.spawn(tender::watch_server(inner.clone()));

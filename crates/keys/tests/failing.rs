@@ -27,7 +27,9 @@ use hsm_sim::{
     Device, Distribution, Fault, Function, Latency, LogLevel, PinLimit, Rv, SessionLimits,
     Settings, Shown, Span,
 };
-use sealwire_keys::{KeyConfig, KeyHealth, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError};
+use sealwire_keys::{
+    Curve, Generate, KeyConfig, KeyHealth, OpenError, Pkcs11Config, PrivateKey, Scheme, SignError,
+};
 
 const SCHEME: Scheme = Scheme::EcdsaP256Sha256;
 
@@ -730,4 +732,34 @@ fn many_threads_sign_while_everything_happens_to_the_device() {
     );
     assert!(made > 0);
     world.ends_clean();
+}
+
+#[test]
+fn a_key_made_here_is_gone_with_the_devices_sessions_and_another_can_be_made() {
+    let generate = |config: &mut Pkcs11Config| {
+        config.generate = Some(Generate {
+            curve: Curve::P256,
+            max_age: None,
+        });
+    };
+    let Some(world) = World::with(
+        "a_key_made_here_is_gone_with_the_devices_sessions_and_another_can_be_made",
+        generate,
+    ) else {
+        return;
+    };
+    world.sign().unwrap();
+    world.device.restart(None, None);
+    assert!(
+        world.sign().is_err(),
+        "a restart takes session objects along"
+    );
+    eventually("it is known to be gone", || {
+        matches!(world.key.health(), KeyHealth::Down(SignError::KeyGone)).then_some(())
+    });
+    let mut config = world.home.config("token=t;object=web");
+    generate(&mut config);
+    let next = sealwire_keys::open(&KeyConfig::Pkcs11(Box::new(config))).unwrap();
+    assert_ne!(next.public_key(), world.key.public_key());
+    next.sign(SCHEME, b"message").unwrap();
 }

@@ -10,6 +10,8 @@
 
 #[path = "openbao/logins.rs"]
 mod logins;
+#[path = "openbao/trimming.rs"]
+mod trimming;
 #[path = "openbao/trouble.rs"]
 mod trouble;
 
@@ -124,6 +126,7 @@ fn transit(vault: Arc<Vault>) -> TransitConfig {
         queue: 1024,
         wait: Duration::from_secs(5),
         look: Duration::from_millis(200),
+        trim_after: None,
     }
 }
 

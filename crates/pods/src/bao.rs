@@ -110,10 +110,25 @@ impl Bao {
         body: &Value,
         token: &str,
     ) -> Result<(u16, Value), WorldError> {
+        self.ask_with(method, path, body, token, "")
+    }
+
+    /// The same, with further lines for curl's configuration, such as a client certificate.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        token: &str,
+        further: &str,
+    ) -> Result<(u16, Value), WorldError> {
         let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
         let mut config = format!(
             "url = \"{}/v1/{path}\"\nrequest = {method}\ncacert = \"{}\"\nsilent\nmax-time = 20\n\
-             write-out = \"\\n%{{http_code}}\"\nheader = \"X-Vault-Token: {token}\"\n",
+             write-out = \"\\n%{{http_code}}\"\nheader = \"X-Vault-Token: {token}\"\n{further}\n",
             self.address(),
             self.ca().display()
         );

@@ -61,10 +61,10 @@ impl<'a> Vaulted<'a> {
     /// # Errors
     /// When it fails.
     pub fn set_up_for(&self, login: &str, workloads: &[&str]) -> Result<String, WorldError> {
-        self.set_up_as(self.bao.root_token(), login, workloads)
+        self.set_up_as(self.bao.root_token(), login, workloads, &[])
     }
 
-    /// The same, with another token than that of the server's root.
+    /// The same, with another token than that of the server's root, and further arguments.
     ///
     /// # Errors
     /// When it fails.
@@ -73,6 +73,7 @@ impl<'a> Vaulted<'a> {
         token: &str,
         login: &str,
         workloads: &[&str],
+        further: &[&str],
     ) -> Result<String, WorldError> {
         let file = self.mesh.world().directory().join("operator.token");
         self.secret(&file, token, 0)?;
@@ -101,6 +102,7 @@ impl<'a> Vaulted<'a> {
                     .chain(workloads)
                     .flat_map(|(name, value)| [name, value]),
             )
+            .args(further.iter().copied())
             .run(SOON)?;
         Ok(succeeded("sealwire vault setup", done)?.stdout)
     }

@@ -40,6 +40,8 @@ pub struct TransitSettings {
     pub wait: Duration,
     /// How often to look for a new version.
     pub look: Duration,
+    /// How long after a rotation older versions are made unusable; never when none.
+    pub trim_after: Option<Duration>,
 }
 
 /// Where certificate and bundle come from.
@@ -168,6 +170,13 @@ impl Config {
         let reference = section.key.parse().map_err(|error| {
             ConfigError::invalid("key.vaultTransit.key", error, "name the mount and the key")
         })?;
+        if section.trim && section.version.is_some() {
+            return Err(ConfigError::invalid(
+                "key.vaultTransit.trim",
+                "the version is pinned, so that nothing tells when another is no longer needed",
+                "leave out trim or version",
+            ));
+        }
         Ok(TransitSettings {
             reference,
             version: section.version,
@@ -177,6 +186,15 @@ impl Config {
             queue: section.queue,
             wait: positive("key.vaultTransit.waitSeconds", section.wait_seconds)?,
             look: positive("key.vaultTransit.lookSeconds", section.look_seconds)?,
+            trim_after: section
+                .trim
+                .then(|| {
+                    positive(
+                        "key.vaultTransit.trimAfterSeconds",
+                        section.trim_after_seconds,
+                    )
+                })
+                .transpose()?,
         })
     }
 

@@ -71,6 +71,50 @@ fn a_workload_that_asks_for_anothers_name_key_or_address_is_refused_by_app_role(
 }
 
 #[test]
+fn a_client_certificate_is_its_common_name_and_nobody_else() {
+    in_a_mesh(|mesh| {
+        let vaulted = vaulted(mesh, "1h");
+        let at = mesh.world().directory().join("clients");
+        let script = "
+            mkdir -m 755 $0 && cd $0
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 \\
+                -subj /CN=clients -addext keyUsage=critical,keyCertSign
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout web.key -out web.csr -subj /CN=web
+            printf 'extendedKeyUsage=clientAuth\\nkeyUsage=critical,digitalSignature\\n' > ext
+            openssl x509 -req -in web.csr -CA ca.pem -CAkey ca.key -days 2 -extfile ext -out web.pem
+            chmod 644 *";
+        let made = mesh
+            .world()
+            .command("sh")
+            .args(["-ec", script])
+            .args([&at])
+            .run(SOON)
+            .unwrap();
+        assert!(made.success(), "{}", made.stderr);
+        let ca = at.join("ca.pem").display().to_string();
+        let root = vaulted.bao.root_token();
+        vaulted
+            .set_up_as(root, "cert", &["web", "api"], &["--client-ca", &ca])
+            .unwrap();
+        let at = at.display();
+        let certificate = format!("cert = \"{at}/web.pem\"\nkey = \"{at}/web.key\"");
+        let role = json!({ "name": "sealwire" });
+        let (status, said) = vaulted
+            .bao
+            .ask_with("POST", "auth/cert/login", &role, "", &certificate)
+            .unwrap();
+        let token = said["auth"]["client_token"].as_str();
+        let token = token.unwrap_or_else(|| panic!("{status} {said}"));
+        may_be_nobody_else(
+            &vaulted,
+            token,
+            ("web", "workload/web"),
+            ("api", "workload/api"),
+        );
+    });
+}
+
+#[test]
 fn a_service_account_is_its_namespace_and_name_and_nobody_else() {
     in_a_mesh(|mesh| {
         let vaulted = vaulted(mesh, "1h");

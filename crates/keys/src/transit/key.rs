@@ -26,6 +26,8 @@ pub(super) struct Described {
     #[serde(default)]
     min_encryption_version: u64,
     #[serde(default)]
+    min_decryption_version: u64,
+    #[serde(default)]
     pub(super) exportable: bool,
     #[serde(default)]
     pub(super) allow_plaintext_backup: bool,
@@ -93,6 +95,11 @@ impl Described {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a version before this one could still be used.
+    pub(super) fn has_usable_before(&self, version: u64) -> bool {
+        self.min_encryption_version < version || self.min_decryption_version < version
     }
 
     /// The public half of one version.

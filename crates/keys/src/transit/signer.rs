@@ -5,6 +5,7 @@
 //! request carries them together: a lone signature never waits for company.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::trim::Trimmer;
 use super::{PROOF, TransitReference, key};
 use crate::public_key::PublicKey;
 use crate::vault::{Inner, Method, Request, VaultError};
@@ -29,7 +31,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const HELPLESS: Duration = Duration::from_secs(5);
 
 /// Asks for signatures.
-#[derive(Debug)]
 pub(super) struct Signer {
     queue: mpsc::Sender<Order>,
     wait: Duration,
@@ -114,7 +115,10 @@ impl Signer {
         config
             .vault
             .spawn(recover(asking.clone(), signer.clone(), public.clone()));
-        config.vault.spawn(look_for_versions(asking));
+        let trimmer = config
+            .trim_after
+            .map(|after| Trimmer::new(config.vault.inner(), &config.reference, version, after));
+        config.vault.spawn(look_for_versions(asking, trimmer));
         signer
     }
 
@@ -221,6 +225,15 @@ impl Signer {
     }
 }
 
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer")
+            .field("standing", &self.standing())
+            .field("figures", &self.figures())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Gathers orders into requests.
 async fn take_orders(asking: Arc<Asking>, mut orders: mpsc::Receiver<Order>) {
     let places = Arc::new(Semaphore::new(asking.requests));
@@ -281,8 +294,8 @@ async fn recover(asking: Arc<Asking>, signer: Arc<Signer>, public: PublicKey) {
     }
 }
 
-/// Looks now and then whether the key has a new version.
-async fn look_for_versions(asking: Arc<Asking>) {
+/// Looks now and then whether the key has a new version, or old ones to trim.
+async fn look_for_versions(asking: Arc<Asking>, mut trimmer: Option<Trimmer>) {
     loop {
         sleep(asking.look.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
         let question = key::question(&asking.reference);
@@ -295,9 +308,16 @@ async fn look_for_versions(asking: Arc<Asking>) {
             return;
         }
         match answer.and_then(|answer| key::described(answer, question.what)) {
-            Ok(described) => signer
-                .newest
-                .store(described.latest_version, Ordering::Relaxed),
+            Ok(described) => {
+                signer
+                    .newest
+                    .store(described.latest_version, Ordering::Relaxed);
+                // The key may be dropped while the server is asked.
+                drop(signer);
+                if let Some(trimmer) = &mut trimmer {
+                    trimmer.look(&described, Instant::now() + asking.wait).await;
+                }
+            }
             Err(error @ VaultError::Missing(_)) => signer.fails(error.into()),
             // Whoever needs a signature will say so.
             Err(error) => tracing::debug!(%error, "cannot look for a new version"),

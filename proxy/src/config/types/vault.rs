@@ -37,6 +37,14 @@ pub struct VaultTransitSection {
     /// Seconds between two looks whether the key has a new version.
     #[serde(default = "default_look")]
     pub look_seconds: u64,
+    /// After a rotation, makes older versions unusable in the server once nothing needs them: see
+    /// `docs/vault.md`. The policy `sealwire-trim` has to allow it.
+    #[serde(default)]
+    pub trim: bool,
+    /// Seconds that a version is in use before older ones are trimmed: longer than any certificate
+    /// lives, since another replica may have one for an older version.
+    #[serde(default = "default_trim_after")]
+    pub trim_after_seconds: u64,
 }
 
 /// Certificate and trust bundle from a PKI mount of Vault or OpenBao.
@@ -203,4 +211,9 @@ fn default_requests() -> NonZeroUsize {
 
 fn default_look() -> u64 {
     30
+}
+
+/// Longer than the certificates of `sealwire vault setup` live.
+fn default_trim_after() -> u64 {
+    25 * 60 * 60
 }
