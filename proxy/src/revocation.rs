@@ -3,7 +3,8 @@
 //! epoch of what it gets.
 //!
 //! Of every source the last good lists stay in force until better ones have been checked: whole,
-//! signed, and not older.
+//! signed, and not older. What is refused is not checked again before it is other content, or the
+//! settings or the bundle that it was checked against are others.
 
 mod fetch;
 
@@ -29,6 +30,8 @@ pub struct RevocationLists {
     fetcher: Fetcher,
     /// What was given last, with the settings that it was made under.
     given: Option<(Arc<Settings>, Arc<Revocation>)>,
+    /// What refusals were made against.
+    judged_by: Option<(Arc<Settings>, TrustBundle)>,
 }
 
 /// One file or URL.
@@ -40,6 +43,8 @@ struct Source {
     lists: Vec<Arc<Crl>>,
     /// What is wrong with the newest.
     problem: Option<String>,
+    /// Content that was refused, and why.
+    refused: Option<(Arc<Vec<u8>>, String)>,
 }
 
 impl RevocationLists {
@@ -49,6 +54,7 @@ impl RevocationLists {
             sources: BTreeMap::new(),
             fetcher: Fetcher::new(runtime),
             given: None,
+            judged_by: None,
         }
     }
 
@@ -85,6 +91,7 @@ impl RevocationLists {
             limit: MAX_BYTES,
             settings: settings.clone(),
         });
+        self.forget_refusals(settings, bundle);
         let mut room = MAX_BYTES;
         for name in &wanted.sources {
             let content = match name {
@@ -92,9 +99,13 @@ impl RevocationLists {
                 CrlSource::Url(url) => self.fetcher.content(url),
             };
             let source = self.sources.entry(name.clone()).or_default();
+            let looked_at = content.as_ref().ok().cloned();
             source.look(content, room, |content| {
                 Crl::read_all(content, bundle, settings.profile)
             });
+            if let (CrlSource::Url(url), Some(content)) = (name, looked_at) {
+                self.fetcher.judge(url, &content, source.problem.is_none());
+            }
             room -= source
                 .content
                 .as_ref()
@@ -143,6 +154,20 @@ impl RevocationLists {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
+    /// Under other settings or another bundle, what was refused may be good.
+    fn forget_refusals(&mut self, settings: &Arc<Settings>, bundle: &TrustBundle) {
+        let same = self
+            .judged_by
+            .as_ref()
+            .is_some_and(|(under, against)| Arc::ptr_eq(under, settings) && against == bundle);
+        if !same {
+            for source in self.sources.values_mut() {
+                source.refused = None;
+            }
+            self.judged_by = Some((settings.clone(), bundle.clone()));
+        }
+    }
+
     /// The same value as before, unless something has changed.
     fn give(&mut self, settings: &Arc<Settings>, wanted: &RevocationSettings) -> Arc<Revocation> {
         let lists = self
@@ -178,6 +203,11 @@ impl Source {
         if self.content.as_ref() == Some(&content) {
             return self.problem = None;
         }
+        if let Some((refused, problem)) = &self.refused
+            && *refused == content
+        {
+            return self.problem = Some(problem.clone());
+        }
         let better = parse(&content).and_then(|lists| {
             let mut each = lists.iter();
             each.try_for_each(|list| list.check_order(&self.lists))?;
@@ -188,8 +218,12 @@ impl Source {
                 self.lists = lists;
                 self.content = Some(content);
                 self.problem = None;
+                self.refused = None;
             }
-            Err(error) => self.problem = Some(error.to_string()),
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                self.refused = Some((content, error.to_string()));
+            }
         }
     }
 }

@@ -11,12 +11,12 @@ use crate::spiffe::SpiffeId;
 const MAX_ROOTS: usize = 100;
 
 /// Several roots, so that an old and a new CA overlap while one follows the other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TrustBundle {
     roots: Vec<Root>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 struct Root {
     anchor: TrustAnchor<'static>,
     /// The trust domain that the root names as its own; such a root vouches for no other.

@@ -1,4 +1,5 @@
-//! Revocation lists by URL, each fetched by a task of its own again and again. Bounded in size and
+//! Revocation lists by URL, each fetched by a task of its own again and again. Whoever looks at what
+//! came says whether it was good: what is refused is fetched anew, as after a failure. Bounded in size and
 //! time; no redirect is followed; and only servers that are declared exceptions are asked, since
 //! the kernel lets the proxy itself go nowhere else.
 
@@ -24,7 +25,9 @@ use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsConnector;
 
 use crate::config::Settings;
@@ -60,7 +63,15 @@ pub(super) struct Terms {
 /// A URL that is being fetched; it stops when dropped.
 struct Running {
     task: AbortHandle,
-    fetched: Arc<Mutex<Fetched>>,
+    shared: Arc<Shared>,
+}
+
+/// What a URL's task shares with whoever looks at what came.
+#[derive(Default)]
+struct Shared {
+    fetched: Mutex<Fetched>,
+    /// Told when content has been judged.
+    judged: Notify,
 }
 
 #[derive(Default)]
@@ -70,7 +81,9 @@ struct Fetched {
     problem: Option<String>,
     /// The server's name for the content.
     etag: Option<HeaderValue>,
-    /// In a row.
+    /// Whether the content was found good, once somebody has looked at it.
+    good: Option<bool>,
+    /// In a row: fetches that brought nothing, or something that was refused.
     failures: u32,
 }
 
@@ -90,13 +103,13 @@ impl Fetcher {
         }
         let mut before = std::mem::take(&mut self.running);
         for url in &terms.urls {
-            let fetched = before.remove(url).map(|running| running.fetched.clone());
-            let fetched = fetched.unwrap_or_default();
+            let shared = before.remove(url).map(|running| running.shared.clone());
+            let shared = shared.unwrap_or_default();
             let task =
                 self.runtime
-                    .spawn(again_and_again(url.clone(), terms.clone(), fetched.clone()));
+                    .spawn(again_and_again(url.clone(), terms.clone(), shared.clone()));
             let task = task.abort_handle();
-            self.running.insert(url.clone(), Running { task, fetched });
+            self.running.insert(url.clone(), Running { task, shared });
         }
         self.terms = Some(terms);
     }
@@ -112,8 +125,8 @@ impl Fetcher {
     /// # Errors
     /// When nothing has come yet, and why.
     pub(super) fn content(&self, url: &str) -> Result<Arc<Vec<u8>>, String> {
-        let fetched = self.running.get(url).map(|running| lock(&running.fetched));
-        let fetched = fetched.ok_or("it is not fetched")?;
+        let running = self.running.get(url).ok_or("it is not fetched")?;
+        let fetched = running.shared.lock();
         match (&fetched.content, &fetched.problem) {
             (Some(content), _) => Ok(content.clone()),
             (None, Some(problem)) => Err(problem.clone()),
@@ -123,7 +136,17 @@ impl Fetcher {
 
     /// Why what came last is not newer.
     pub(super) fn problem(&self, url: &str) -> Option<String> {
-        lock(&self.running.get(url)?.fetched).problem.clone()
+        self.running.get(url)?.shared.lock().problem.clone()
+    }
+
+    /// Says whether content that came is good. Where it is not, its name is forgotten, so that the
+    /// server gives all of it again, and it is fetched again as after a failure.
+    pub(super) fn judge(&self, url: &str, content: &Arc<Vec<u8>>, good: bool) {
+        if let Some(running) = self.running.get(url)
+            && running.shared.lock().judge(content, good)
+        {
+            running.shared.judged.notify_one();
+        }
     }
 }
 
@@ -144,15 +167,37 @@ impl Terms {
     }
 }
 
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Fetched> {
+        // Nothing under the lock can leave it half changed.
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the next fetch is due, as content is judged meanwhile.
+    async fn wait(&self, refresh: Duration) {
+        // Not all pods of a mesh at once.
+        let jitter = 0.9 + 0.2 * fastrand::f64();
+        let begun = Instant::now();
+        loop {
+            let judged = self.judged.notified();
+            let pause = self.lock().pause(refresh).mul_f64(jitter);
+            tokio::select! {
+                () = sleep_until(begun + pause) => return,
+                () = judged => {}
+            }
+        }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn again_and_again(url: String, terms: Terms, fetched: Arc<Mutex<Fetched>>) {
+async fn again_and_again(url: String, terms: Terms, shared: Arc<Shared>) {
     loop {
-        let etag = lock(&fetched).etag.clone();
+        let etag = shared.lock().etag.clone();
         let fetching = fetch(&url, &terms, etag);
         let result = tokio::time::timeout(DEADLINE, fetching).await;
         let result = result.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")));
@@ -161,32 +206,60 @@ async fn again_and_again(url: String, terms: Terms, fetched: Arc<Mutex<Fetched>>
             problem = result.as_ref().err(),
             "fetched a revocation list"
         );
-        let pause = lock(&fetched).take(result).unwrap_or(terms.refresh);
-        // Not all pods of a mesh at once.
-        let jitter = 0.9 + 0.2 * fastrand::f64();
-        tokio::time::sleep(pause.min(terms.refresh).mul_f64(jitter)).await;
+        shared.lock().take(result);
+        shared.wait(terms.refresh).await;
     }
 }
 
 impl Fetched {
-    /// Takes what came of a fetch, and says when to try again if it has failed.
-    fn take(&mut self, result: Result<Answer, String>) -> Option<Duration> {
+    /// Takes what came of a fetch.
+    fn take(&mut self, result: Result<Answer, String>) {
         match result {
-            Ok(answer) => {
-                self.failures = 0;
+            Ok(Answer::New { content, etag }) => {
                 self.problem = None;
-                if let Answer::New { content, etag } = answer {
-                    self.content = Some(Arc::new(content));
-                    self.etag = etag;
+                self.content = Some(Arc::new(content));
+                self.etag = etag;
+                self.good = None;
+            }
+            Ok(Answer::Unchanged) => {
+                self.problem = None;
+                if self.good == Some(true) {
+                    self.failures = 0;
                 }
-                None
             }
             Err(problem) => {
                 self.problem = Some(problem);
-                let doubled = RETRY.saturating_mul(2_u32.saturating_pow(self.failures));
                 self.failures = self.failures.saturating_add(1);
-                Some(doubled)
             }
+        }
+    }
+
+    /// Takes a verdict, and says whether it is news.
+    fn judge(&mut self, content: &Arc<Vec<u8>>, good: bool) -> bool {
+        let current = self
+            .content
+            .as_ref()
+            .is_some_and(|ours| Arc::ptr_eq(ours, content));
+        if !current || self.good == Some(good) {
+            return false;
+        }
+        self.good = Some(good);
+        if good {
+            self.failures = 0;
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.etag = None;
+        }
+        true
+    }
+
+    /// How long to wait before the next fetch; after failures it begins short, and doubles.
+    fn pause(&self, refresh: Duration) -> Duration {
+        match self.failures.checked_sub(1) {
+            None => refresh,
+            Some(before) => RETRY
+                .saturating_mul(2_u32.saturating_pow(before))
+                .min(refresh),
         }
     }
 }
@@ -310,9 +383,4 @@ where
         answer = asking => answer,
         never = moving => match never {},
     }
-}
-
-fn lock(fetched: &Mutex<Fetched>) -> MutexGuard<'_, Fetched> {
-    // Nothing under the lock can leave it half changed.
-    fetched.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -91,10 +91,14 @@ impl World {
     }
 
     fn of_url(&self, url: &str, port: u16) -> Arc<Settings> {
+        self.of_url_every(url, port, 1)
+    }
+
+    fn of_url_every(&self, url: &str, port: u16, seconds: u32) -> Arc<Settings> {
         let ca = self.directory.path().join("ca.pem");
         fs::write(&ca, &self.pem).unwrap();
         let ca = ca.display();
-        let section = format!("crls: [{{ url: \"{url}\" }}], ca: {ca}, refreshSeconds: 1");
+        let section = format!("crls: [{{ url: \"{url}\" }}], ca: {ca}, refreshSeconds: {seconds}");
         self.settings(&section, port)
     }
 }
@@ -310,6 +314,54 @@ async fn a_url_is_fetched_again_and_again_and_what_came_stays_when_the_server_go
         note.contains("cannot connect") && note.contains("last good"),
         "{note}"
     );
+}
+
+#[tokio::test]
+async fn a_refused_answer_is_asked_for_again_in_full_and_soon() {
+    let (world, mut lists) = (World::new(), lists());
+    let foreign = World::new().list(1, 0);
+    let server = Server::start(ok(&foreign), None).await;
+    let settings = world.of_url_every(&server.url(), server.port, 3600);
+    let note = eventually(|| {
+        let problem = lists.look(&settings, &world.bundle).unwrap_err();
+        (server.asked.lock().unwrap().len() > 1).then_some(problem)
+    })
+    .await;
+    assert!(note.contains("not signed by that CA"), "{note}");
+    server.answers(ok(&world.list(2, 5)));
+    let found = eventually(|| lists.look(&settings, &world.bundle).ok()).await;
+    assert_eq!(in_force(found), ("2".to_owned(), 5));
+    for request in server.asked.lock().unwrap().iter() {
+        let request = request.to_lowercase();
+        assert!(!request.contains("if-none-match"), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_list_is_judged_anew_under_another_bundle() {
+    let (world, mut lists) = (World::new(), lists());
+    let settings = world.of_file(&world.file(world.list(1, 3)));
+    let other = World::new();
+    for _ in 0..2 {
+        let problem = lists.look(&settings, &other.bundle).unwrap_err();
+        assert!(problem.contains("not signed by that CA"), "{problem}");
+    }
+    let found = lists.look(&settings, &world.bundle).unwrap();
+    assert_eq!(in_force(found), ("1".to_owned(), 3));
+}
+
+#[test]
+fn content_that_was_refused_is_not_checked_again() {
+    let (mut source, mut checks) = (Source::default(), 0);
+    for (content, so_far) in [("bad", 1), ("bad", 1), ("worse", 2), ("bad", 3)] {
+        let content = Arc::new(content.as_bytes().to_vec());
+        source.look(Ok(content), MAX_BYTES, |_| {
+            checks += 1;
+            Err(CrlError::Empty)
+        });
+        assert_eq!(checks, so_far);
+        assert!(source.problem.is_some());
+    }
 }
 
 #[tokio::test]
