@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bao::{Bao, Storage};
 use crate::mesh::{Mesh, PROXY_UID, SOON, Sidecar, TRUST_DOMAIN, module, succeeded};
@@ -226,23 +226,9 @@ log: {{ format: json, level: {log} }}
         let role = format!("auth/approle/role/{workload}");
         let id = self.bao.read(&format!("{role}/role-id"))?;
         let secret = self.bao.write(&format!("{role}/secret-id"), &json!({}))?;
-        self.login(
+        self.bao.login(
             "approle",
             &json!({ "role_id": id["data"]["role_id"], "secret_id": secret["data"]["secret_id"] }),
         )
-    }
-
-    /// The token that somebody gets by a method.
-    ///
-    /// # Errors
-    /// When the login is refused.
-    pub fn login(&self, method: &str, body: &Value) -> Result<String, WorldError> {
-        let path = format!("auth/{method}/login");
-        let (status, said) = self.bao.ask("POST", &path, body, "")?;
-        let token = said["auth"]["client_token"].as_str();
-        token.map(str::to_owned).ok_or_else(|| WorldError::Step {
-            step: path,
-            message: format!("{status} {said}"),
-        })
     }
 }
