@@ -293,8 +293,8 @@ fn built() -> Result<PathBuf, WorldError> {
         let directory = String::from_utf8_lossy(&found.stdout);
         return Ok(PathBuf::from(directory.trim()));
     }
-    Err(WorldError::Missing {
-        program: "kube-apiserver",
-        package: "(none: run `scripts/setup test kubernetes`)",
+    Err(WorldError::Step {
+        step: "scripts/kubernetes --find".to_owned(),
+        message: String::from_utf8_lossy(&found.stderr).trim().to_owned(),
     })
 }
