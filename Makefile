@@ -9,7 +9,7 @@ demo:
 	target/debug/sealwire demo $(ARGS)
 
 test:
-	scripts/setup test
+	scripts/setup test $(SUITE)
 	scripts/test $(SUITE)
 
 lint:

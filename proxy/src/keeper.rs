@@ -125,6 +125,7 @@ impl Work {
                 self.look_at_config();
                 self.look_at_key();
                 self.load_certificate();
+                self.state.say_readiness();
             });
             if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return;

@@ -67,6 +67,8 @@ pub struct State {
     key: Mutex<Option<KeyHealth>>,
     online: Mutex<Online>,
     renew: AtomicBool,
+    /// As it was last said in the log.
+    ready: AtomicBool,
     draining: watch::Sender<bool>,
     closing: watch::Sender<bool>,
 }
@@ -108,6 +110,7 @@ impl State {
             key: Mutex::default(),
             online: Mutex::default(),
             renew: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         })
@@ -240,6 +243,18 @@ impl State {
         }
     }
 
+    /// Says in the log when readiness has changed. To be called often.
+    pub fn say_readiness(&self) {
+        let health = self.health();
+        if self.ready.swap(health.ready, Ordering::Relaxed) != health.ready {
+            if health.ready {
+                tracing::info!("ready");
+            } else {
+                tracing::warn!(draining = health.draining, needs = ?health.needs, "not ready any more");
+            }
+        }
+    }
+
     /// Begins to drain: readiness is false from here on.
     pub fn drain(&self) {
         self.draining.send_replace(true);
@@ -267,8 +282,17 @@ impl State {
         {
             needs.insert(Need::Certificate, Condition::Unmet(why));
         }
+        // What is here goes on to the end; what is new had better go elsewhere before.
+        let in_force = self.in_force();
+        let ending = in_force.and_then(|in_force| in_force.epoch.is_ending());
+        if let Some(end) = ending
+            && needs.get(&Need::Certificate) == Some(&Condition::Met)
+        {
+            let why = format!("the certificate ends at {end} and has not been renewed");
+            needs.insert(Need::Certificate, Condition::Unmet(why));
+        }
         Health {
-            ready: !draining && self.flowing().is_ok(),
+            ready: !draining && ending.is_none() && self.flowing().is_ok(),
             draining,
             needs,
             key: lock(&self.key).clone(),

@@ -9,6 +9,7 @@
 )]
 
 pub mod load;
+pub mod names;
 pub mod peers;
 
 use std::time::{Duration, Instant};

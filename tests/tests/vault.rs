@@ -8,8 +8,12 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "vault/faults.rs"]
+mod faults;
 #[path = "vault/names.rs"]
 mod names;
+#[path = "vault/resumption.rs"]
+mod resumption;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,6 +21,8 @@ use std::time::{Duration, Instant};
 use sealwire_pods::{KeyFrom, Mesh, Sidecar, Storage, Vaulted, assert_eventually};
 use sealwire_tests::{LONG, SOON, client, in_a_mesh, record, server, with_each_privilege};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 fn vaulted<'a>(mesh: &'a Mesh, ttl: &'static str) -> Vaulted<'a> {
     Vaulted::new(mesh, Storage::Memory, ttl, &["web", "api"]).unwrap()
@@ -258,10 +264,26 @@ fn readiness_falls_before_the_certificate_ends_when_it_cannot_be_renewed() {
             text.contains("unknown role").then_some(())
         });
         assert!(web_car.is_ready());
-        assert_eventually("readiness falls", LONG, || {
-            let (status, text) = web_car.health("/readyz")?;
-            (status == 503 && text.contains("certificate")).then_some(())
+        let until_it_falls = || {
+            assert_eventually("readiness falls", LONG, || {
+                let (status, text) = web_car.health("/readyz")?;
+                (status == 503 && text.contains("certificate")).then_some(())
+            });
+        };
+        until_it_falls();
+        let end = web_car.admin("/certificates")["own"]["not_after"].clone();
+        let fell = assert_eventually("readiness is in the log", SOON, || {
+            let mut log = web_car.log().into_iter().rev();
+            let line = log.find(|line| line["message"] == "not ready any more")?;
+            line["timestamp"].as_str().map(str::to_owned)
         });
+        let [fell, end] = [fell.as_str(), end.as_str().unwrap()]
+            .map(|time| OffsetDateTime::parse(time, &Rfc3339).unwrap());
+        assert!(fell < end, "{fell} is before {end}");
+        assert!(
+            (end - fell).whole_seconds() < 10,
+            "and not long before: {fell}, {end}"
+        );
         vaulted.set_up(&["web"]).unwrap();
         assert_eventually("it recovers alone", LONG, || {
             web_car.is_ready().then_some(())

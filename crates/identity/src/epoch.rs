@@ -30,6 +30,10 @@ use crate::verify::{ClientVerifier, Naming, Role, ServerVerifier, Verifier};
 /// Most client configurations kept: as many as a policy has rules, within reason.
 const MAX_CLIENT_CONFIGS: usize = 1024;
 
+/// The longest time before its end that a certificate counts as ending. Long enough for readiness
+/// to be asked for and acted on.
+const ENDING: time::Duration = time::Duration::MINUTE;
+
 /// What an epoch is made of.
 #[derive(Clone, Debug)]
 pub struct EpochConfig {
@@ -196,6 +200,15 @@ impl Epoch {
             next_update: list.next_update,
             now,
         })
+    }
+
+    /// When the own certificate ends, once that is so near that it should have been replaced long
+    /// ago: within a tenth of its life, or a minute where that is shorter.
+    pub fn is_ending(&self) -> Option<OffsetDateTime> {
+        let facts = self.config.credentials.facts();
+        let life = facts.not_after - facts.not_before;
+        let near = (life / 10_i32).min(ENDING);
+        (instant(self.now()) >= facts.not_after - near).then_some(facts.not_after)
     }
 
     /// The TLS configuration of the accepting side.

@@ -285,7 +285,7 @@ impl From<VaultError> for SignError {
     fn from(error: VaultError) -> Self {
         match error {
             VaultError::Missing(_) => Self::KeyGone,
-            VaultError::Denied(_) => Self::Refused(error.to_string()),
+            VaultError::Denied { .. } => Self::Refused(error.to_string()),
             VaultError::Login { .. } | VaultError::File(_) | VaultError::Config(_) => {
                 Self::Login(error.to_string())
             }

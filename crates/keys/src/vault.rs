@@ -186,7 +186,7 @@ impl Inner {
             };
             match error {
                 // Either the token has ended, or the policy does not allow it.
-                VaultError::Denied(_) => {
+                VaultError::Denied { .. } => {
                     match timeout_at(deadline, session.is_valid()).await {
                         Ok(Ok(false)) => self.lost(&session),
                         Ok(Ok(true)) => return Err(error),

@@ -171,6 +171,20 @@ impl Bao {
         self.succeed("DELETE", path, &Value::Null).map(drop)
     }
 
+    /// The token that somebody gets by a method of logging in.
+    ///
+    /// # Errors
+    /// When the login is refused.
+    pub fn login(&self, method: &str, body: &Value) -> Result<String, WorldError> {
+        let path = format!("auth/{method}/login");
+        let (status, said) = self.ask("POST", &path, body, "")?;
+        let token = said["auth"]["client_token"].as_str();
+        token.map(str::to_owned).ok_or_else(|| WorldError::Step {
+            step: path,
+            message: format!("{status} {said}"),
+        })
+    }
+
     /// Seals it: it answers, but does nothing.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bao::{Bao, Storage};
 use crate::mesh::{Mesh, PROXY_UID, SOON, Sidecar, TRUST_DOMAIN, module, succeeded};
@@ -132,6 +132,22 @@ impl<'a> Vaulted<'a> {
         fs::create_dir(&directory)
             .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(0o777)))
             .map_err(failed)?;
+        self.let_log_in(pod, workload)?;
+        fs::copy(self.bao.ca(), directory.join("vault-ca.pem")).map_err(failed)?;
+        if key == KeyFrom::Pkcs11 {
+            self.mesh.hsm(&["key", "--token", name, "--label", name])?;
+        }
+        let config = directory.join("proxy.yaml");
+        self.mesh.write(&config, &self.config(pod, workload, key))?;
+        Ok(config)
+    }
+
+    /// Puts the ids that `workload` logs in with by AppRole beside a pod's configuration.
+    ///
+    /// # Errors
+    /// When the server has no such role.
+    pub fn let_log_in(&self, pod: &Pod, workload: &str) -> Result<(), WorldError> {
+        let directory = self.mesh.world().directory().join(pod.name());
         let role = format!("auth/approle/role/{workload}");
         let id = self.bao.read(&format!("{role}/role-id"))?;
         let secret = self.bao.write(&format!("{role}/secret-id"), &json!({}))?;
@@ -142,13 +158,7 @@ impl<'a> Vaulted<'a> {
             let text = text.as_str().unwrap_or_default();
             self.secret(&directory.join(file), text, PROXY_UID)?;
         }
-        fs::copy(self.bao.ca(), directory.join("vault-ca.pem")).map_err(failed)?;
-        if key == KeyFrom::Pkcs11 {
-            self.mesh.hsm(&["key", "--token", name, "--label", name])?;
-        }
-        let config = directory.join("proxy.yaml");
-        self.mesh.write(&config, &self.config(pod, workload, key))?;
-        Ok(config)
+        Ok(())
     }
 
     /// Writes a file that one user of the world alone may read; from inside, where that user is.
@@ -226,23 +236,9 @@ log: {{ format: json, level: {log} }}
         let role = format!("auth/approle/role/{workload}");
         let id = self.bao.read(&format!("{role}/role-id"))?;
         let secret = self.bao.write(&format!("{role}/secret-id"), &json!({}))?;
-        self.login(
+        self.bao.login(
             "approle",
             &json!({ "role_id": id["data"]["role_id"], "secret_id": secret["data"]["secret_id"] }),
         )
-    }
-
-    /// The token that somebody gets by a method.
-    ///
-    /// # Errors
-    /// When the login is refused.
-    pub fn login(&self, method: &str, body: &Value) -> Result<String, WorldError> {
-        let path = format!("auth/{method}/login");
-        let (status, said) = self.bao.ask("POST", &path, body, "")?;
-        let token = said["auth"]["client_token"].as_str();
-        token.map(str::to_owned).ok_or_else(|| WorldError::Step {
-            step: path,
-            message: format!("{status} {said}"),
-        })
     }
 }

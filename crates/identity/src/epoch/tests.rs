@@ -89,6 +89,11 @@ fn an_epoch_is_valid_until_its_certificate_ends_and_so_are_its_handshakes() {
         .is_ok()
     };
     assert!(us.problem().is_none() && seals());
+    clock.set(datetime!(2026-11-24 12:58:59 UTC));
+    assert_eq!(us.is_ending(), None);
+    clock.set(datetime!(2026-11-24 12:59:00 UTC));
+    assert_eq!(us.is_ending(), Some(datetime!(2026-11-24 13:00:00 UTC)));
+    assert!(us.problem().is_none() && seals(), "it is still good");
     clock.set(datetime!(2026-11-24 13:00:01 UTC));
     assert_eq!(us.problem().unwrap().reason(), "expired");
     assert!(!seals());

@@ -208,7 +208,7 @@ impl Session {
         match vaultrs::token::lookup_self(&self.call()).await {
             Ok(_) => Ok(true),
             Err(error) => match VaultError::of("to look up its token", error) {
-                VaultError::Denied(_) => Ok(false),
+                VaultError::Denied { .. } => Ok(false),
                 VaultError::Answer { .. } => Ok(true),
                 error => Err(error),
             },

@@ -41,8 +41,13 @@ pub enum VaultError {
         said: String,
     },
     /// The policies of the token do not allow it.
-    #[error("Vault does not allow this workload {0}: add it to the policy of its role")]
-    Denied(String),
+    #[error("Vault does not allow this workload {what}: add it to the policy of its role")]
+    Denied {
+        /// What was asked.
+        what: String,
+        /// What the server said, which is more than that it is denied only for a login.
+        said: String,
+    },
     /// There is nothing of this name.
     #[error("Vault has no {0}: correct the name, or make it")]
     Missing(String),
@@ -98,7 +103,10 @@ impl VaultError {
             said: said.clone(),
         };
         match status {
-            403 => Self::Denied(what.to_owned()),
+            403 => Self::Denied {
+                what: what.to_owned(),
+                said,
+            },
             404 => Self::Missing(what.to_owned()),
             412 => unavailable("behind its leader"),
             429 => unavailable("busy, or a standby"),
@@ -125,7 +133,7 @@ impl VaultError {
             Self::Config(_)
                 | Self::File(_)
                 | Self::Login { .. }
-                | Self::Denied(_)
+                | Self::Denied { .. }
                 | Self::Missing(_)
         )
     }

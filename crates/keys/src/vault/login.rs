@@ -229,11 +229,9 @@ impl Unwrapped {
 /// What a refusal means, when it is one of the login itself.
 fn refusal(method: &'static str, error: VaultError) -> VaultError {
     match error {
-        VaultError::Refused { said, .. } => VaultError::Login { method, said },
-        VaultError::Denied(_) => VaultError::Login {
-            method,
-            said: "permission denied".to_owned(),
-        },
+        VaultError::Refused { said, .. } | VaultError::Denied { said, .. } => {
+            VaultError::Login { method, said }
+        }
         VaultError::Missing(_) => VaultError::Login {
             method,
             said: "no such method is mounted".to_owned(),

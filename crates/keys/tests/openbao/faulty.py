@@ -1,11 +1,11 @@
-"""Stands before a server and answers as the file says. Usage: faulty.py ADDRESS CERT KEY FILE
+"""Stands before a server and answers as the file says. Usage: faulty.py ADDRESS CERT KEY FILE [HOST]
 
 The file holds `ok`, `slow` (2 s before each answer), or a status such as `500`; with a number behind it, such as
-`500 3`, for so many signatures, then `ok`. Prints its port. Only signatures are answered so.
+`500 3`, for so many signatures, then `ok`. Prints its port, on HOST (127.0.0.1). Only signatures, of keys and of certificates, are answered so.
 """
 import http.client, http.server, ssl, sys, time
 
-address, certificate, key, file = sys.argv[1:5]
+address, certificate, key, file, host = (sys.argv[1:] + ["127.0.0.1"])[:5]
 upstream = ssl._create_unverified_context()
 
 
@@ -42,7 +42,7 @@ class Faulty(http.server.BaseHTTPRequestHandler):
         pass
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
+server = http.server.ThreadingHTTPServer((host, 0), Faulty)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(certificate, key)
 server.socket = context.wrap_socket(server.socket, server_side=True)
