@@ -8,6 +8,8 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "vault/clock.rs"]
+mod clock;
 #[path = "vault/faults.rs"]
 mod faults;
 #[path = "vault/names.rs"]
