@@ -105,8 +105,9 @@ pub fn in_a_mesh(test: impl Fn(&Mesh)) {
     in_a_mesh_with(Privilege::UserNamespace, test);
 }
 
-/// Every sidecar logs all that it can, and afterwards no PIN may stand in anything that any
-/// process of the test has written.
+/// Every sidecar logs all that it can, and afterwards no secret may stand in anything that any
+/// process of the test has written: no PIN, nothing that somebody logs in to Vault with, no token of
+/// Vault and no JWT.
 fn in_a_mesh_with(privilege: Privilege, test: impl Fn(&Mesh)) {
     let own = std::env::current_exe().expect("this program has a path");
     let programs = Programs::beside(&own).expect("the programs are built");
@@ -114,9 +115,15 @@ fn in_a_mesh_with(privilege: Privilege, test: impl Fn(&Mesh)) {
     mesh.log_at("trace");
     test(&mesh);
     let script = format!(
-        "cd {}; for pin in {}/pins/*; do grep -rlFf $pin . && echo $pin; done; true",
+        "export LC_ALL=C
+        cd {}
+        for secret in {}/pins/* {}/*; do
+            [ ! -s $secret ] || ! grep -rlFf $secret . || echo $secret
+        done
+        ! grep -raoE '\\b((hv)?s\\.[A-Za-z0-9]{{20,}}|eyJ[A-Za-z0-9_-]{{20,}}\\.)' . || echo tokens",
         mesh.world().output().display(),
-        mesh.hsm_directory().display()
+        mesh.hsm_directory().display(),
+        mesh.secrets_directory().display(),
     );
     let found = mesh
         .world()
@@ -124,7 +131,8 @@ fn in_a_mesh_with(privilege: Privilege, test: impl Fn(&Mesh)) {
         .args(["-c", &script])
         .run(SOON)
         .unwrap();
-    assert_eq!(found.stdout, "", "a PIN stands in an output");
+    assert_eq!(found.stdout, "", "a secret stands in an output");
+    assert!(found.success(), "{}", found.stderr);
 }
 
 /// The PIN of a token.

@@ -8,17 +8,21 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "vault/clock.rs"]
+mod clock;
 #[path = "vault/faults.rs"]
 mod faults;
 #[path = "vault/names.rs"]
 mod names;
 #[path = "vault/resumption.rs"]
 mod resumption;
+#[path = "vault/secrets.rs"]
+mod secrets;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use sealwire_pods::{KeyFrom, Mesh, Sidecar, Storage, Vaulted, assert_eventually};
+use sealwire_pods::{KeyFrom, Mesh, PROXY_UID, Sidecar, Storage, Vaulted, assert_eventually};
 use sealwire_tests::{LONG, SOON, client, in_a_mesh, record, server, with_each_privilege};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -450,70 +454,5 @@ fn nothing_fails_in_a_minute_of_load_while_key_certificate_and_issuer_are_rotate
                 "{epoch:?}"
             );
         }
-    });
-}
-
-/// The files of an AppRole login, and whatever looks like a token.
-#[test]
-fn no_secret_is_in_a_log_an_argument_or_the_environment() {
-    in_a_mesh(|mesh| {
-        let vaulted = vaulted(mesh, "24s");
-        // Short-lived, so that logins and renewals are among what is logged.
-        let short = json!({
-            "token_policies": ["sealwire-workload"], "token_no_default_policy": true,
-            "token_ttl": "3s", "token_max_ttl": "6s",
-        });
-        vaulted.bao.write("auth/approle/role/web", &short).unwrap();
-        let (web, web_car) = vaulted.sealed_pod("web", KeyFrom::Transit).unwrap();
-        let figures = || {
-            let (_, text) = web_car.health("/healthz").unwrap();
-            let health: Value = serde_json::from_str(&text).unwrap();
-            health["health"]["online"]["vault"].clone()
-        };
-        assert_eventually("it has logged in again, and renewed", LONG, || {
-            let figures = figures();
-            (figures["logins"].as_u64()? >= 2 && figures["renewals"].as_u64()? >= 1).then_some(())
-        });
-        vaulted.bao.seal().unwrap();
-        assert_eventually("it has been refused", SOON, || {
-            figures()["problem"].as_str().map(drop)
-        });
-        let pid = web_car.process.pid();
-        let script = format!(
-            "cd {}/web; cat /proc/{pid}/cmdline /proc/{pid}/environ | tr '\\0' '\\n'; echo ----; cat role-id; echo; cat secret-id",
-            mesh.world().directory().display()
-        );
-        let seen = mesh
-            .world()
-            .command("sh")
-            .args(["-c", &script])
-            .run(SOON)
-            .unwrap();
-        let (process, secrets) = seen.stdout.split_once("----\n").unwrap();
-        assert!(process.contains("sealwire-proxy"), "{process}");
-        let said = format!(
-            "{process}{}{}{}{}",
-            web_car.process.stdout(),
-            web_car.process.stderr(),
-            web_car.metrics(),
-            ["/config", "/custody", "/certificates"]
-                .map(|path| web_car.admin(path).to_string())
-                .concat(),
-        );
-        assert!(said.contains("logged in"), "the log is that of a login");
-        for secret in secrets.lines() {
-            assert!(secret.len() > 30, "{secret}");
-            assert!(!said.contains(secret), "a role id or secret id");
-        }
-        let token_like = said
-            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'))
-            .find(|word| {
-                ["s.", "hvs."].iter().any(|prefix| {
-                    word.strip_prefix(prefix)
-                        .is_some_and(|rest| rest.len() >= 20)
-                })
-            });
-        assert_eq!(token_like, None, "a token");
-        drop(web);
     });
 }

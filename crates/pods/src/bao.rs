@@ -321,7 +321,9 @@ impl Bao {
             Place::World(world) => {
                 let command = PodCommand::new(world.clone(), None, program);
                 let args = args.iter().copied();
-                Ok(command.args(args).input(input).run(SOON)?.stdout)
+                // Its answers are secrets often enough.
+                let command = command.args(args).input(input).in_confidence();
+                Ok(command.run(SOON)?.stdout)
             }
             Place::Loopback => {
                 let failed = |source| run_error("curl", source);

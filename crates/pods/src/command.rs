@@ -37,6 +37,7 @@ pub struct PodCommand {
     user: Option<u32>,
     capabilities: Capabilities,
     input: Option<Vec<u8>>,
+    keeps_output: bool,
 }
 
 /// A running process. It is killed and reaped when dropped, or when the thread that started it
@@ -71,6 +72,7 @@ impl PodCommand {
             user: None,
             capabilities: Capabilities::All,
             input: None,
+            keeps_output: true,
         }
     }
 
@@ -102,6 +104,13 @@ impl PodCommand {
     /// Gives it this on standard input.
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.input = Some(input.into());
+        self
+    }
+
+    /// Leaves nothing of its output behind once it has run: it is an answer to the test alone, such
+    /// as a secret, and is not searched for secrets as the output of others is.
+    pub fn in_confidence(mut self) -> Self {
+        self.keeps_output = false;
         self
     }
 
@@ -146,8 +155,9 @@ impl PodCommand {
     /// When it cannot be started, or does not end in time.
     pub fn run(self, timeout: Duration) -> Result<Finished, WorldError> {
         let step = self.program.display().to_string();
+        let keeps_output = self.keeps_output;
         let mut process = self.spawn()?;
-        match process.wait(timeout) {
+        let finished = match process.wait(timeout) {
             Some(status) => Ok(Finished {
                 status,
                 stdout: process.stdout(),
@@ -157,7 +167,13 @@ impl PodCommand {
                 message: format!("not ended after {timeout:?}: {}", process.stderr()),
                 step,
             }),
+        };
+        if !keeps_output {
+            for file in [&process.stdout, &process.stderr] {
+                fs::remove_file(file).map_err(|source| run_error("rm", source))?;
+            }
         }
+        finished
     }
 
     /// The chain that leads into the pod. No link of it forks, so that the child is the program.

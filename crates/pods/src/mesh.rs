@@ -183,6 +183,11 @@ impl Mesh {
         self.world.directory().join("hsm")
     }
 
+    /// Where a copy of every secret is that sidecars are given in files, beside the PINs.
+    pub fn secrets_directory(&self) -> PathBuf {
+        self.world.directory().join("secrets")
+    }
+
     /// The programs in it.
     pub fn programs(&self) -> &Programs {
         &self.programs

@@ -167,7 +167,11 @@ impl<'a> Vaulted<'a> {
     /// When it cannot be written.
     pub fn secret(&self, path: &Path, text: &str, owner: u32) -> Result<(), WorldError> {
         let path = path.display();
-        let script = format!("umask 077; cat > '{path}' && chown {owner}:{owner} '{path}'");
+        let kept = self.mesh.secrets_directory();
+        let script = format!(
+            "umask 077; mkdir -p {kept}; cat > '{path}' && cp '{path}' $(mktemp -p {kept}) && chown {owner}:{owner} '{path}'",
+            kept = kept.display()
+        );
         let written = self
             .mesh
             .world()

@@ -89,7 +89,7 @@ fn a_service_account_is_its_namespace_and_name_and_nobody_else() {
 }
 
 /// An RSA key and its public half, both in PEM.
-fn rsa_key(mesh: &Mesh) -> (String, String) {
+pub(super) fn rsa_key(mesh: &Mesh) -> (String, String) {
     let made = mesh
         .world()
         .command("sh")
@@ -108,7 +108,7 @@ fn rsa_key(mesh: &Mesh) -> (String, String) {
 }
 
 /// A JWT with RS256.
-fn jwt(mesh: &Mesh, key: &str, claims: &Value) -> String {
+pub(super) fn jwt(mesh: &Mesh, key: &str, claims: &Value) -> String {
     let path = mesh.world().directory().join("issuer.key");
     std::fs::write(&path, key).unwrap();
     let script = format!(
@@ -122,6 +122,7 @@ fn jwt(mesh: &Mesh, key: &str, claims: &Value) -> String {
         .command("sh")
         .args(["-c", &script])
         .input(claims.to_string())
+        .in_confidence()
         .run(SOON)
         .unwrap();
     made.stdout

@@ -203,7 +203,8 @@ impl Unwrapped {
         if let Ok(looked) = session.ask(&request).await {
             let path = looked["creation_path"].as_str().unwrap_or_default();
             let expected = format!("auth/{}/role/", mount.trim_matches('/'));
-            if !(path.starts_with(&expected) && path.ends_with("/secret-id")) {
+            let of_role = ["/secret-id", "/custom-secret-id"];
+            if !(path.starts_with(&expected) && of_role.iter().any(|end| path.ends_with(end))) {
                 return Err(VaultError::Login {
                     method: "AppRole",
                     said: format!("{} wraps {path:?}, which is no secret id", file.display()),
