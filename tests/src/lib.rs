@@ -57,13 +57,16 @@ impl Home<'_> {
 
     /// Two sealed pods, `client` and `server`.
     pub fn pair(&self) -> [(Pod, Sidecar); 2] {
-        ["client", "server"].map(|name| {
-            match self {
-                Self::Tokens(mesh) => mesh.sealed_pod(name, &Sealing::default()),
-                Self::Vault(vaulted) => vaulted.sealed_pod(name, KeyFrom::Transit),
-            }
-            .expect("a pod can be sealed")
-        })
+        ["client", "server"].map(|name| self.sealed(name))
+    }
+
+    /// One of them.
+    pub fn sealed(&self, name: &str) -> (Pod, Sidecar) {
+        match self {
+            Self::Tokens(mesh) => mesh.sealed_pod(name, &Sealing::default()),
+            Self::Vault(vaulted) => vaulted.sealed_pod(name, KeyFrom::Transit),
+        }
+        .expect("a pod can be sealed")
     }
 
     /// The SPIFFE ID of one of them.

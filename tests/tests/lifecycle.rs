@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use sealwire_pods::{Mesh, OPEN_MESH, PROXY_UID, Pod, Sealing, Sidecar, assert_eventually};
 use sealwire_tests::{
-    LONG, SOON, client, in_a_mesh, pin as read_pin, record, server, with_each_privilege,
+    LONG, SOON, client, in_a_mesh, pin as read_pin, record, server, with_each_home,
+    with_each_privilege,
 };
 
 /// OpenSC's PKCS#11 spy.
@@ -245,11 +246,11 @@ fn a_key_in_memory_is_refused_unless_this_is_development_and_shown_when_it_is() 
 
 #[test]
 fn a_good_change_is_in_force_at_once_and_a_bad_one_leaves_the_last_good_one() {
-    in_a_mesh(|mesh| {
-        let (from, _out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let (pod, config, text) = prepared(mesh);
-        let mut sidecar = mesh.start(&pod, &config).unwrap();
-        sidecar.wait_until_ready().unwrap();
+    with_each_home(|home| {
+        let mesh = home.mesh();
+        let [(from, _out), (pod, sidecar)] = home.pair();
+        let config = &sidecar.config;
+        let text = fs::read_to_string(config).unwrap();
         let _echo = server(&pod, 7000, "echo");
         let works = || {
             client(&from, pod.v4(), 7000, "echo")
@@ -259,7 +260,7 @@ fn a_good_change_is_in_force_at_once_and_a_bad_one_leaves_the_last_good_one() {
         };
         assert!(works());
         // Bad: refused, said, and nothing changes.
-        mesh.write(&config, &text.replace("inbound:", "inbounds:"))
+        mesh.write(config, &text.replace("inbound:", "inbounds:"))
             .unwrap();
         assert_eventually("the bad change is said", SOON, || {
             let details = sidecar.health("/healthz")?.1;
@@ -273,13 +274,13 @@ fn a_good_change_is_in_force_at_once_and_a_bad_one_leaves_the_last_good_one() {
         );
         // Good: nobody may come in any more.
         let closed = text.replace("/**", "/nobody");
-        mesh.write(&config, &closed).unwrap();
+        mesh.write(config, &closed).unwrap();
         assert_eventually("the good change is in force", SOON, || {
             (!works()).then_some(())
         });
         assert!(!sidecar.health("/healthz").unwrap().1.contains("inbounds"));
         // What needs a restart is said.
-        mesh.write(&config, &format!("{closed}limits: {{ connections: 7 }}\n"))
+        mesh.write(config, &format!("{closed}limits: {{ connections: 7 }}\n"))
             .unwrap();
         assert_eventually("what needs a restart is said", SOON, || {
             sidecar
@@ -389,9 +390,8 @@ fn at_its_certificates_end_the_sidecar_is_not_ready_and_its_links_have_ended() {
 
 #[test]
 fn draining_under_load_breaks_no_exchange() {
-    in_a_mesh(|mesh| {
-        let (from, _out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let (to, mut inn) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
+    with_each_home(|home| {
+        let [(from, _out), (to, mut inn)] = home.pair();
         let _echo = server(&to, 7000, "echo");
         let mut clients: Vec<_> = (0..8)
             .map(|_| {

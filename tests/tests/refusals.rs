@@ -10,7 +10,7 @@
 
 use sealwire_pods::{Mesh, Pod, Process, Sealing, Sidecar, assert_eventually};
 use sealwire_tests::peers::{Peer, of_another_ca, of_the_mesh, s_client, s_server};
-use sealwire_tests::{SOON, client, curl, in_a_mesh, record, server};
+use sealwire_tests::{Home, SOON, client, curl, in_a_mesh, record, server, with_each_home};
 
 const STRANGER: &str = "spiffe://mesh.example/ns/demo/sa/stranger";
 
@@ -24,7 +24,19 @@ struct Scene {
 
 impl Scene {
     fn set(mesh: &Mesh) -> Self {
-        let (pod, sidecar) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
+        Self::set_in(&Home::Tokens(mesh))
+    }
+
+    fn set_in(home: &Home<'_>) -> Self {
+        let mesh = home.mesh();
+        let (pod, sidecar) = home.sealed("server");
+        if let Home::Vault(vaulted) = home {
+            // Where the peers of the test's own look for whom to trust.
+            let ca = vaulted.bao.read("pki/cert/ca").unwrap();
+            let bundle = mesh.world().directory().join("server/bundle.pem");
+            let pem = ca["data"]["certificate"].as_str().unwrap();
+            mesh.write(&bundle, pem).unwrap();
+        }
         Self {
             stranger: mesh.world().pod("stranger").unwrap(),
             application: server(&pod, 7000, "log"),
@@ -65,15 +77,17 @@ impl Scene {
 
 #[test]
 fn a_peer_without_a_certificate_is_refused() {
-    in_a_mesh(|mesh| {
-        Scene::set(mesh).refuses(mesh, None, "no_certificate", &["workloads of the mesh"])
+    with_each_home(|home| {
+        let scene = Scene::set_in(home);
+        let detail = ["workloads of the mesh"];
+        scene.refuses(home.mesh(), None, "no_certificate", &detail);
     });
 }
 
 #[test]
 fn a_peer_from_another_ca_is_refused() {
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let (mesh, scene) = (home.mesh(), Scene::set_in(home));
         let peer = of_another_ca(mesh, "other", STRANGER, &scene.stranger.v4().to_string());
         scene.refuses(mesh, Some(&peer), "unknown_issuer", &["identity.bundle"]);
     });
@@ -135,8 +149,8 @@ fn a_peer_with_two_spiffe_ids_is_refused() {
 
 #[test]
 fn plaintext_that_comes_in_is_refused() {
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let scene = Scene::set_in(home);
         for address in [
             scene.server.v4().to_string(),
             format!("[{}]", scene.server.v6()),

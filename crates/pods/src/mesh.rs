@@ -5,6 +5,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -134,14 +135,21 @@ impl Mesh {
     /// See [`WorldError`].
     pub fn new(privilege: Privilege, programs: &Programs) -> Result<Self, WorldError> {
         let world = World::new(privilege)?;
-        // Copied, since a sidecar's user may not be able to reach where they were built.
+        // Copied, since a sidecar's user may not be able to reach where they were built. By another
+        // process: a child that another test starts meanwhile would have the file open for writing
+        // for a moment, and no program can be started that somebody has open so.
         let copy = |from: &Path, name: &str| {
             let to = world.directory().join(name);
-            let copied = fs::copy(from, &to)
-                .and_then(|_| fs::set_permissions(&to, Permissions::from_mode(0o755)));
-            copied
-                .map(|()| to)
-                .map_err(|source| run_error(name, source))
+            let mut install = Command::new("install");
+            let copied = install.args(["-m", "0755"]).arg(from).arg(&to).status();
+            match copied {
+                Ok(status) if status.success() => Ok(to),
+                Ok(status) => Err(WorldError::Step {
+                    step: format!("installing {name}"),
+                    message: status.to_string(),
+                }),
+                Err(source) => Err(run_error(name, source)),
+            }
         };
         let programs = Programs {
             proxy: copy(&programs.proxy, "sealwire-proxy")?,

@@ -97,9 +97,10 @@ impl Described {
         Ok(())
     }
 
-    /// Whether a version before this one could still be used.
+    /// Whether a version before this one could still be used. The first is 1; a minimum of 0 is none.
     pub(super) fn has_usable_before(&self, version: u64) -> bool {
-        self.min_encryption_version < version || self.min_decryption_version < version
+        let oldest = self.min_encryption_version.min(self.min_decryption_version);
+        oldest.max(1) < version
     }
 
     /// The public half of one version.
