@@ -208,6 +208,8 @@ impl Proxy {
             // Admission bounds those that sign; the others are bounded as connections are.
             limits.connections,
         )?);
+        // Kept, it would keep the first key and certificate in use for as long as the process lives.
+        drop(first);
         let links = Links::new(LinksConfig {
             pool,
             registry: registry.clone(),

@@ -18,6 +18,8 @@ mod names;
 mod resumption;
 #[path = "vault/secrets.rs"]
 mod secrets;
+#[path = "vault/trimming.rs"]
+mod trimming;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
