@@ -12,6 +12,7 @@ pub mod config;
 pub mod confine;
 pub mod inbound;
 pub mod keeper;
+pub mod leave;
 pub mod listen;
 pub mod logging;
 pub mod observe;

@@ -1,10 +1,10 @@
 //! The sidecar's program.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use sealwire_proxy::leave::leave;
 use sealwire_proxy::run::Exit;
 use sealwire_proxy::{capture, config::Config, reference, run};
 
@@ -53,14 +53,16 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
-    match Arguments::parse().command.execute() {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            complain(&error);
-            Exit::Configuration.into()
-        }
-    }
+fn main() {
+    leave(
+        Arguments::parse()
+            .command
+            .execute()
+            .unwrap_or_else(|error| {
+                complain(&error);
+                Exit::Configuration
+            }),
+    )
 }
 
 impl Command {

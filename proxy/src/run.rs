@@ -3,7 +3,6 @@
 //! loaded.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -41,14 +40,15 @@ pub enum Exit {
     Capture,
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Drained => 0,
-            Exit::Configuration => 1,
-            Exit::Identity => 2,
-            Exit::Capture => 3,
-        })
+impl Exit {
+    /// The process's exit code.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Drained => 0,
+            Self::Configuration => 1,
+            Self::Identity => 2,
+            Self::Capture => 3,
+        }
     }
 }
 

@@ -47,6 +47,7 @@ const OPENING: Duration = Duration::from_secs(5);
 /// Ends the use of every module.
 pub(crate) fn finish(patience: Duration) {
     module::finish(patience);
+    tender::finish(patience);
 }
 
 /// A private key in a token.

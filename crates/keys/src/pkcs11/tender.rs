@@ -3,8 +3,8 @@
 //! login and not by as many as there are threads.
 
 use std::io;
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use cryptoki::object::ObjectHandle;
@@ -28,6 +28,28 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// How long recovery waits for sessions that are at work.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The threads of all tenders.
+static THREADS: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// Waits until those threads are gone whose keys are: a thread that has used a vendor's library
+/// runs that library's own handlers when it ends, and must not do so beside those of the process.
+pub(super) fn finish(patience: Duration) {
+    let deadline = Instant::now() + patience.min(LINGER);
+    let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    for thread in threads.drain(..) {
+        while !thread.is_finished() && Instant::now() < deadline {
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
+            // A panic in it has been said already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How long the end of the process waits for such threads: they have nothing to do but to end.
+const LINGER: Duration = Duration::from_millis(300);
+
 /// Looks after the sessions of one key.
 pub(super) struct Tender {
     pub(super) sessions: Arc<Sessions>,
@@ -41,10 +63,13 @@ pub(super) struct Tender {
 impl Tender {
     /// Starts the thread; it ends with [`Sessions::end`].
     pub(super) fn start(self) -> io::Result<()> {
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("sealwire-token".to_owned())
-            .spawn(move || self.run())
-            .map(|_| ())
+            .spawn(move || self.run())?;
+        let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
     }
 
     fn run(self) {
