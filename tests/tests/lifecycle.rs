@@ -359,7 +359,8 @@ fn at_its_certificates_end_the_sidecar_is_not_ready_and_its_links_have_ended() {
     in_a_mesh(|mesh| {
         let (from, out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
         let short = Sealing {
-            issue: vec!["--lifetime".to_owned(), "6s".to_owned()],
+            // Long enough to be ready before, on a busy machine too.
+            issue: vec!["--lifetime".to_owned(), "12s".to_owned()],
             ..Sealing::default()
         };
         let (to, inn) = mesh.sealed_pod("server", &short).unwrap();
