@@ -15,7 +15,7 @@ use crate::home::module;
 /// The module's functions.
 #[derive(Copy, Clone)]
 pub(crate) struct Raw {
-    library: &'static cryptoki_sys::Pkcs11,
+    loaded: &'static cryptoki_sys::Pkcs11,
     functions: &'static CK_FUNCTION_LIST,
 }
 
@@ -30,7 +30,7 @@ impl Raw {
         let rv = unsafe { library.C_GetFunctionList(&raw mut list) };
         assert_eq!(rv, CKR_OK);
         Self {
-            library,
+            loaded: library,
             // SAFETY: the list stays valid while the library is loaded, which is for ever.
             functions: unsafe { &*list },
         }
@@ -84,7 +84,7 @@ impl Raw {
         let mut list = vec![CK_INTERFACE::default(); room];
         let mut count = room as u64;
         // SAFETY: there is room for as many as `count` says.
-        let rv = unsafe { (self.library).C_GetInterfaceList(list.as_mut_ptr(), &raw mut count) };
+        let rv = unsafe { (self.loaded).C_GetInterfaceList(list.as_mut_ptr(), &raw mut count) };
         let given = if rv == CKR_OK { &list[..] } else { &[] };
         (rv, given.iter().map(version).collect())
     }
@@ -92,7 +92,7 @@ impl Raw {
     pub(crate) fn count_interfaces(self) -> u64 {
         let mut count = 0;
         // SAFETY: without a list there is nothing to write but the number.
-        let rv = unsafe { (self.library).C_GetInterfaceList(ptr::null_mut(), &raw mut count) };
+        let rv = unsafe { (self.loaded).C_GetInterfaceList(ptr::null_mut(), &raw mut count) };
         assert_eq!(rv, CKR_OK);
         count
     }
@@ -110,7 +110,7 @@ impl Raw {
         let mut found = ptr::null_mut();
         let name = name.cast_mut().cast();
         // SAFETY: all pointers are null or valid.
-        let rv = unsafe { (self.library).C_GetInterface(name, wanted, &raw mut found, flags) };
+        let rv = unsafe { (self.loaded).C_GetInterface(name, wanted, &raw mut found, flags) };
         // SAFETY: an interface that is given stays valid.
         unsafe { found.as_ref() }.map(version).ok_or(rv)
     }
