@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use metrics::counter;
 use sealwire_keys::KeyConfig;
+use sealwire_link::background::yield_to_others;
 use sealwire_link::{CloseReason, Direction, Links, LinksConfig, Registry, SigningPool};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -70,8 +71,9 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
         tracing::warn!(measure, ?state, "the proxy is not wholly locked in");
     }
     let workers = settings.config.limits.workers;
-    let relays = runtime("sealwire-relay", workers, 0)?;
-    let making = runtime("sealwire-make", workers, MAKING_NICENESS)?;
+    // What is sealed goes before what is to be.
+    let relays = runtime("sealwire-relay", workers, || ())?;
+    let making = runtime("sealwire-make", workers, yield_to_others)?;
     let proxy = Proxy {
         path: path.to_owned(),
         text,
@@ -94,18 +96,11 @@ fn abandon(runtimes: [Runtime; 2]) {
     }
 }
 
-/// By how much the threads that make links are nicer than those that relay: what is sealed goes
-/// first.
-const MAKING_NICENESS: i32 = 5;
-
-fn runtime(name: &str, threads: usize, niceness: i32) -> std::io::Result<Runtime> {
+fn runtime(name: &str, threads: usize, first: fn()) -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name(name)
-        .on_thread_start(move || {
-            // On Linux this is the thread's own. Where it is refused, nothing else changes.
-            let _ = rustix::process::nice(niceness);
-        })
+        .on_thread_start(first)
         .enable_all()
         .build()
 }

@@ -60,6 +60,9 @@ enum Load {
         /// How many.
         #[arg(long, default_value_t = 1000)]
         count: usize,
+        /// Keeps them open until it is killed.
+        #[arg(long)]
+        hold: bool,
     },
 }
 
@@ -100,7 +103,8 @@ fn main() {
             address,
             port,
             count,
-        }) => burst(SocketAddr::new(address, port), count),
+            hold,
+        }) => burst(SocketAddr::new(address, port), count, hold),
     }
 }
 
@@ -191,20 +195,21 @@ fn pause(time: Duration) {
     thread::sleep(time);
 }
 
-fn burst(server: SocketAddr, count: usize) {
+fn burst(server: SocketAddr, count: usize, hold: bool) {
     let begun = Instant::now();
     let dialling: Vec<_> = (0..count)
         .map(|_| small_thread(move || dial(server)))
         .collect();
-    let failed = dialling
+    let dialled: Vec<_> = dialling
         .into_iter()
         .map(|dialled| dialled.join().unwrap())
-        .filter(Result::is_err)
-        .count();
-    println!(
-        "{}",
-        json!({ "seconds": begun.elapsed().as_secs_f64(), "failed": failed })
-    );
+        .collect();
+    let seconds = begun.elapsed().as_secs_f64();
+    let failed = dialled.iter().filter(|dialled| dialled.is_err()).count();
+    println!("{}", json!({ "seconds": seconds, "failed": failed }));
+    while hold {
+        thread::park();
+    }
 }
 
 /// Connects and exchanges once, since a sidecar accepts before the link is there.

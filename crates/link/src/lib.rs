@@ -7,6 +7,7 @@
 //! The rooms, in the order a connection passes them:
 //!
 //! - [`pool`]: the threads on which every signature and every handshake's arithmetic runs;
+//! - [`background`]: how those threads let others go first;
 //! - `admission`: how many handshakes may ask for a signature at once, and who is next;
 //! - `driver`: one TLS handshake, step by step, its sockets on the runtime and its steps on the
 //!   pool, told by `hello` which of them sign;
@@ -17,6 +18,7 @@
 //!
 //! Callers are the proxy's inbound and outbound sides. Nothing here reads configuration files.
 
+pub mod background;
 pub mod error;
 pub mod pool;
 pub mod record;

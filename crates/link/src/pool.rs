@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
+use crate::background::yield_to_others;
 use crate::error::LinkError;
 
 /// The start of every signing thread's name (`/proc/PID/task/TID/comm` shows it).
@@ -22,9 +23,6 @@ pub const THREAD_NAME: &str = "sealwire-sign";
 
 /// The start of the name of the threads for steps without a signature.
 pub const LIGHT_THREAD_NAME: &str = "sealwire-shake";
-
-/// By how much these threads are nicer than the runtime's workers.
-const NICENESS: i32 = 5;
 
 /// A fixed set of threads behind two bounded queues, each served in order of arrival.
 ///
@@ -162,8 +160,7 @@ fn start(lane: Lane, threads: usize, queue: usize) -> io::Result<Sender<Job>> {
         thread::Builder::new()
             .name(format!("{name}-{number}"))
             .spawn(move || {
-                // On Linux this is the thread's own. Where it is refused, nothing else changes.
-                let _ = rustix::process::nice(NICENESS);
+                yield_to_others();
                 if lane == Lane::Light {
                     sealwire_keys::never_sign_on_this_thread();
                 }
