@@ -207,8 +207,10 @@ fn burst(server: SocketAddr, count: usize, hold: bool) {
     let seconds = begun.elapsed().as_secs_f64();
     let failed = dialled.iter().filter(|dialled| dialled.is_err()).count();
     println!("{}", json!({ "seconds": seconds, "failed": failed }));
-    while hold {
-        thread::park();
+    if hold {
+        loop {
+            thread::park();
+        }
     }
 }
 
