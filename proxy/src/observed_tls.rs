@@ -7,6 +7,7 @@ use std::io;
 use rustls::CipherSuite;
 use rustls::server::Acceptor;
 use sealwire_link::Moved;
+use sealwire_link::fields::Fields;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -125,7 +126,7 @@ impl ServerHello {
     fn parse(stream: &[u8]) -> Result<Option<Self>, &'static str> {
         const HANDSHAKE: u8 = 22;
         const SERVER_HELLO: u8 = 2;
-        let mut records = Reader(stream);
+        let mut records = Fields(stream);
         match records.u8() {
             None => return Ok(None),
             Some(HANDSHAKE) => {}
@@ -146,22 +147,19 @@ impl ServerHello {
             .map(Some)
     }
 
-    fn body(record: &mut Reader<'_>) -> Option<Self> {
+    fn body(record: &mut Fields<'_>) -> Option<Self> {
         const SUPPORTED_VERSIONS: u16 = 43;
         let length = record.u24()?;
-        let mut body = Reader(record.take(length)?);
+        let mut body = Fields(record.take(length)?);
         let mut version = body.u16()?;
         body.take(32)?;
         body.vector8()?;
         let suite = body.u16()?;
         body.u8()?;
-        if let Some(mut extensions) = body.vector16() {
-            while let Some(kind) = extensions.u16() {
-                let mut value = extensions.vector16()?;
-                if kind == SUPPORTED_VERSIONS {
-                    version = value.u16()?;
-                }
-            }
+        if let Some(extensions) = body.vector16()
+            && let Some(mut supported) = extensions.extension(SUPPORTED_VERSIONS)?
+        {
+            version = supported.u16()?;
         }
         Some(Self { version, suite })
     }
@@ -173,42 +171,6 @@ impl ServerHello {
             _ => "TLS of unknown version",
         };
         format!("{version} {:?}", CipherSuite::from(self.suite))
-    }
-}
-
-/// Reads big-endian fields; `None` at the end.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take(2)
-            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-    }
-
-    fn u24(&mut self) -> Option<usize> {
-        self.take(3).map(|bytes| {
-            usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2])
-        })
-    }
-
-    fn vector8(&mut self) -> Option<Self> {
-        let length = self.u8()?;
-        self.take(usize::from(length)).map(Reader)
-    }
-
-    fn vector16(&mut self) -> Option<Self> {
-        let length = self.u16()?;
-        self.take(usize::from(length)).map(Reader)
     }
 }
 

@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_call_that_never_ends_does_not_keep_the_process() {
-        let runtimes = ["first", "second"].map(|name| runtime(name, 1, 0).unwrap());
+        let runtimes = ["first", "second"].map(|name| runtime(name, 1, || ()).unwrap());
         let (answer, device) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         runtimes[1].spawn_blocking(move || {

@@ -2,6 +2,8 @@
 //! which needs no signature, or whether that was granted. Read from the network before rustls
 //! reads it, and trusted for nothing but the choice of a queue.
 
+use crate::fields::Fields;
+
 /// A hello of TLS 1.3 (RFC 8446 section 4.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Hello<'a> {
@@ -104,15 +106,15 @@ fn length(bytes: &[u8]) -> usize {
 impl<'a> Hello<'a> {
     /// Reads a record's content.
     fn read(record: &'a [u8]) -> Self {
-        Self::message(Reader(record)).unwrap_or(Self::Unclear)
+        Self::message(Fields(record)).unwrap_or(Self::Unclear)
     }
 
-    fn message(mut record: Reader<'a>) -> Option<Self> {
+    fn message(mut record: Fields<'a>) -> Option<Self> {
         const CLIENT_HELLO: u8 = 1;
         const SERVER_HELLO: u8 = 2;
         let kind = record.u8()?;
         let length = record.u24()?;
-        let mut body = Reader(record.take(length)?);
+        let mut body = Fields(record.take(length)?);
         // Version and random.
         body.take(2 + 32)?;
         body.vector8()?;
@@ -121,12 +123,12 @@ impl<'a> Hello<'a> {
                 // Cipher suites and compression methods.
                 body.vector16()?;
                 body.vector8()?;
-                body.vector16()?.ticket().map(Self::Client)
+                ticket(body.vector16()?).map(Self::Client)
             }
             SERVER_HELLO => {
                 // Cipher suite and compression method.
                 body.take(2 + 1)?;
-                let granted = body.vector16()?.find(PRE_SHARED_KEY)?;
+                let granted = body.vector16()?.extension(PRE_SHARED_KEY)?;
                 Some(Self::Server(granted.is_some()))
             }
             _ => None,
@@ -137,66 +139,18 @@ impl<'a> Hello<'a> {
 const PRE_SHARED_KEY: u16 = 41;
 const PSK_KEY_EXCHANGE_MODES: u16 = 45;
 
-/// Reads big-endian fields; `None` at the end.
-#[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    /// In a ClientHello's extensions: the first ticket offered (RFC 8446 section 4.2.11).
-    fn ticket(self) -> Option<Option<&'a [u8]>> {
-        const WITH_KEY_EXCHANGE: u8 = 1;
-        let Some(mut offered) = self.find(PRE_SHARED_KEY)? else {
-            return Some(None);
-        };
-        let modes = match self.find(PSK_KEY_EXCHANGE_MODES)? {
-            Some(mut modes) => modes.vector8()?.0,
-            None => &[],
-        };
-        let ticket = offered.vector16()?.vector16()?.0;
-        Some(modes.contains(&WITH_KEY_EXCHANGE).then_some(ticket))
-    }
-
-    /// An extension's value, if it is among these extensions.
-    fn find(mut self, wanted: u16) -> Option<Option<Self>> {
-        while let Some(kind) = self.u16() {
-            let value = self.vector16()?;
-            if kind == wanted {
-                return Some(Some(value));
-            }
-        }
-        Some(None)
-    }
-
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take(2)
-            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-    }
-
-    fn u24(&mut self) -> Option<usize> {
-        self.take(3).map(|bytes| {
-            usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2])
-        })
-    }
-
-    fn vector8(&mut self) -> Option<Self> {
-        let length = self.u8()?;
-        self.take(usize::from(length)).map(Reader)
-    }
-
-    fn vector16(&mut self) -> Option<Self> {
-        let length = self.u16()?;
-        self.take(usize::from(length)).map(Reader)
-    }
+/// In a ClientHello's extensions: the first ticket offered (RFC 8446 section 4.2.11).
+fn ticket(extensions: Fields<'_>) -> Option<Option<&[u8]>> {
+    const WITH_KEY_EXCHANGE: u8 = 1;
+    let Some(mut offered) = extensions.extension(PRE_SHARED_KEY)? else {
+        return Some(None);
+    };
+    let modes = match extensions.extension(PSK_KEY_EXCHANGE_MODES)? {
+        Some(mut modes) => modes.vector8()?.0,
+        None => &[],
+    };
+    let ticket = offered.vector16()?.vector16()?.0;
+    Some(modes.contains(&WITH_KEY_EXCHANGE).then_some(ticket))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! - [`background`]: how those threads let others go first;
 //! - `admission`: how many handshakes may ask for a signature at once, and who is next;
 //! - `driver`: one TLS handshake, step by step, its sockets on the runtime and its steps on the
-//!   pool, told by `hello` which of them sign;
+//!   pool, told by `hello`, from the [`fields`] of a message, which of them sign;
 //! - [`registry`]: every live link, and how to close it with a reason;
 //! - `relay`: bytes between an application's socket and a link, each direction on its own;
 //! - [`record`]: what is known about a connection once it has ended. Logs, metrics and everything
@@ -20,6 +20,7 @@
 
 pub mod background;
 pub mod error;
+pub mod fields;
 pub mod pool;
 pub mod record;
 pub mod registry;

@@ -21,7 +21,7 @@ use crate::pool::SigningPool;
 use crate::record::{Direction, LinkFacts, Moved, Outcome};
 use crate::registry::{Entered, LiveLink, Membership, Peer, Registry};
 use crate::relay::{End, Ended, relay_sealed};
-use crate::socket::{prepare, reset};
+use crate::socket::{enter_runtime, leave_runtime, prepare, reset};
 
 /// Bounds of everything that links may take.
 #[derive(Copy, Clone, Debug)]
@@ -360,9 +360,8 @@ impl Link {
         let Some(relays) = self.relays.clone() else {
             return self.relay_here(app).await.0;
         };
-        // Sockets belong to the runtime that made them.
-        let taken_along = app.into_std().and_then(|app| {
-            let socket = self.sealed.socket.into_std()?;
+        let taken_along = leave_runtime(app).and_then(|app| {
+            let socket = leave_runtime(self.sealed.socket)?;
             Ok((app, socket))
         });
         let (connection, end, membership) = (self.sealed.connection, self.end, self.membership);
@@ -372,14 +371,14 @@ impl Link {
             let link = Self {
                 sealed: Sealed {
                     connection,
-                    socket: TcpStream::from_std(socket)?,
+                    socket: enter_runtime(socket)?,
                 },
                 end,
                 membership,
                 half_closed_idle,
                 relays: None,
             };
-            Ok::<_, io::Error>(link.relay_here(TcpStream::from_std(app)?).await)
+            Ok::<_, io::Error>(link.relay_here(enter_runtime(app)?).await)
         });
         let lost = |error: &dyn fmt::Display| Ended {
             moved: Moved::default(),

@@ -31,3 +31,48 @@ pub fn reset(socket: TcpStream) {
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     drop(socket);
 }
+
+/// Takes a socket from the runtime that made it, to [`enter_runtime`] in another. Should it be lost
+/// on the way, as when that one ends, it ends with a reset.
+pub(crate) fn leave_runtime(socket: TcpStream) -> io::Result<std::net::TcpStream> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+    socket.into_std()
+}
+
+/// Gives a socket to the current runtime.
+pub(crate) fn enter_runtime(socket: std::net::TcpStream) -> io::Result<TcpStream> {
+    let socket = TcpStream::from_std(socket)?;
+    SockRef::from(&socket).set_linger(None)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(ours, listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_lost_between_runtimes_ends_with_a_reset() {
+        let (ours, mut theirs) = pair().await;
+        drop(leave_runtime(ours).unwrap());
+        let end = theirs.read_u8().await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_has_changed_its_runtime_ends_in_order() {
+        let (ours, mut theirs) = pair().await;
+        drop(enter_runtime(leave_runtime(ours).unwrap()).unwrap());
+        let end = theirs.read_u8().await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
