@@ -115,7 +115,9 @@ impl Config {
             address: section.address.trim_end_matches('/').to_owned(),
             ca: section.ca.clone(),
             client: client.map(|client| (client.certificate.clone(), client.key.clone())),
-            namespace: section.namespace.clone(),
+            namespace: (section.namespace.as_ref())
+                .map(|namespace| path("vault.namespace", namespace.trim_end_matches('/')))
+                .transpose()?,
             auth,
             timeout: positive("vault.requestSeconds", section.request_seconds)?,
         }))
@@ -335,6 +337,11 @@ vault:
                 "mount: kubernetes,",
                 "mount: \"\",",
                 "vault.auth.kubernetes.mount",
+            ),
+            (
+                "  ca: /etc",
+                "  namespace: \"team\\n\"\n  ca: /etc",
+                "vault.namespace",
             ),
         ] {
             let said = refusal(from, to);
