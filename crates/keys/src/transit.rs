@@ -10,8 +10,12 @@ mod reference;
 mod signer;
 mod trim;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
 
 pub use self::reference::{TransitReference, TransitReferenceError};
 use self::signer::Signer;
@@ -36,6 +40,8 @@ pub(crate) struct TransitKey {
     public: PublicKey,
     schemes: Vec<Scheme>,
     signer: Arc<Signer>,
+    /// Held while a version is made, of which one is enough.
+    rotating: Mutex<()>,
     _in_use: Use,
 }
 
@@ -65,6 +71,7 @@ impl TransitKey {
             schemes: public.algorithm().schemes().to_vec(),
             public,
             signer,
+            rotating: Mutex::default(),
             _in_use: Use::begin(config.vault.inner(), &config.reference, version),
         };
         key.prove()?;
@@ -173,6 +180,15 @@ impl PrivateKey for TransitKey {
         self.signer.health()
     }
 
+    fn certified(&self, life: Duration) {
+        let seconds = life.as_secs().max(1);
+        self.signer
+            .certificate_lives
+            .fetch_max(seconds, Ordering::Relaxed);
+    }
+
+    /// Has a version made, unless there is a newer one already: of whoever asks at once, here and
+    /// in replicas, all mean the same.
     fn rotate(&self) -> Result<(), SignError> {
         if self.config.version.is_some() {
             return Err(SignError::Refused(
@@ -186,12 +202,24 @@ impl PrivateKey for TransitKey {
             body: None,
             what: format!("to rotate {reference}"),
         };
-        self.vault().ask(request, self.config.wait)?;
-        let described = key::read(self.vault(), reference, self.config.wait)?;
-        self.signer
-            .newest
-            .store(described.latest_version, Ordering::Relaxed);
-        Ok(())
+        let _alone = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let (vault, signer, version) = (
+            self.vault().inner().clone(),
+            self.signer.clone(),
+            self.version,
+        );
+        let question = key::question(reference);
+        let within = self.config.wait;
+        let deadline = Instant::now() + within;
+        let rotating = async move {
+            let is_done = |answer: Value| {
+                let newest = key::described(answer, question.what.clone())?.latest_version;
+                signer.newest.store(newest, Ordering::Relaxed);
+                Ok(newest > version)
+            };
+            vault.do_once(&request, &question, is_done, deadline).await
+        };
+        Ok(self.vault().wait_for(within, rotating)?)
     }
 
     fn has_successor(&self) -> bool {

@@ -10,6 +10,8 @@
 
 #[path = "openbao/logins.rs"]
 mod logins;
+#[path = "openbao/namespaces.rs"]
+mod namespaces;
 #[path = "openbao/trimming.rs"]
 mod trimming;
 #[path = "openbao/trouble.rs"]

@@ -75,6 +75,18 @@ impl Described {
                 self.kind
             ));
         }
+        self.check_custody(allow_exportable)?;
+        if version < self.min_encryption_version {
+            return Err(format!(
+                "version {version} is below min_encryption_version {}: use a newer version",
+                self.min_encryption_version
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a key that can leave the server, unless that is allowed.
+    pub(super) fn check_custody(&self, allow_exportable: bool) -> Result<(), String> {
         if !allow_exportable {
             for (property, granted) in [
                 ("exportable", self.exportable),
@@ -87,12 +99,6 @@ impl Described {
                     ));
                 }
             }
-        }
-        if version < self.min_encryption_version {
-            return Err(format!(
-                "version {version} is below min_encryption_version {}: use a newer version",
-                self.min_encryption_version
-            ));
         }
         Ok(())
     }
