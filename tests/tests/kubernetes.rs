@@ -9,6 +9,9 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "kubernetes/sidecar.rs"]
+mod sidecar;
+
 use std::fs::{self, Permissions};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;

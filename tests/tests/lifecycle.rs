@@ -11,7 +11,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sealwire_pods::{Mesh, OPEN_MESH, PROXY_UID, Pod, Sealing, Sidecar, assert_eventually};
+use sealwire_pods::{Mesh, PROXY_UID, Pod, Sealing, Sidecar, assert_eventually};
 use sealwire_tests::{
     LONG, SOON, client, in_a_mesh, pin as read_pin, record, server, with_each_home,
     with_each_privilege,
@@ -151,6 +151,14 @@ fn two_keys_of_one_name_are_refused_with_their_ids() {
             "--allow-duplicate",
         ])
         .unwrap();
+        // By a certificate for one of them that one would be chosen.
+        let tls = mesh.world().directory().join("pod/tls.pem");
+        let tls = tls.display().to_string();
+        let other = ["--token", "other", "--label", "other"];
+        mesh.hsm(&[&["key"], &other[..]].concat()).unwrap();
+        let id = ["--spiffe-id", "spiffe://mesh.example/pod", "--out", &tls];
+        mesh.hsm(&[&["issue"], &other[..], &id[..]].concat())
+            .unwrap();
         let sidecar = unready(
             mesh,
             &pod,
@@ -159,7 +167,7 @@ fn two_keys_of_one_name_are_refused_with_their_ids() {
             &["several private keys", "id=%0A%0B"],
         );
         drop(sidecar);
-        // The id makes it one again; its certificate is for the other key, though.
+        // The id makes it one again; the certificate is for neither, though.
         let chosen = text.replace("object=pod", "object=pod;id=%0A%0B");
         unready(
             mesh,
@@ -168,6 +176,76 @@ fn two_keys_of_one_name_are_refused_with_their_ids() {
             &chosen,
             &["own certificate is for the public key"],
         );
+    });
+}
+
+#[test]
+fn a_key_made_beside_the_one_in_use_follows_it_when_its_certificate_comes() {
+    in_a_mesh(|mesh| {
+        let (from, _out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
+        let (to, inn) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
+        let _drip = server(&to, 7000, "drip");
+        let _echo = server(&to, 7001, "echo");
+        let mut old = client(&from, to.v4(), 7000, "until-it-ends")
+            .spawn()
+            .unwrap();
+        assert_eventually("bytes flow", SOON, || {
+            old.stdout().contains("reading").then_some(())
+        });
+        // It was made by somebody else, who has to make the next as well.
+        let asked = to.app(&mesh.programs().cli).args(["keys", "rotate"]);
+        let refused = asked.run(SOON).unwrap();
+        assert!(!refused.success());
+        let said = refused.stderr;
+        assert!(said.contains("make another beside it"), "{said}");
+
+        let id = ["--id", "0a0b"];
+        let beside = ["key", "--token", "server", "--label", "server"];
+        mesh.hsm(&[&beside[..], &id[..], &["--allow-duplicate"]].concat())
+            .unwrap();
+        let reference =
+            |sidecar: &Sidecar| sidecar.admin("/custody")["custody"]["reference"].clone();
+        let restart = |sidecar: Sidecar| {
+            sidecar.process.signal("KILL");
+            let config = sidecar.config.clone();
+            drop(sidecar);
+            let mut again = mesh.start(&to, &config).unwrap();
+            again.wait_until_ready().unwrap();
+            again
+        };
+        let issued = Sealing {
+            issue: id.map(str::to_owned).to_vec(),
+            ..Sealing::default()
+        };
+        mesh.issue(&to, &issued).unwrap();
+        assert_eventually("the key beside it is in use", SOON, || {
+            let reference = reference(&inn);
+            reference.as_str()?.contains("id=%0A%0B").then_some(())
+        });
+        assert!(inn.is_ready());
+        let echo = || client(&from, to.v4(), 7001, "echo").run(SOON).unwrap();
+        assert!(echo().success());
+        let fresh = record(&inn, &[("outcome", "complete")]);
+        assert!(fresh["key"].as_str().unwrap().contains("id=%0A%0B"));
+        assert!(old.is_running(), "the old link was cut: {}", old.stdout());
+
+        // Which of the two it is stands in the certificate, and so survives a crash.
+        let inn = restart(inn);
+        assert!(reference(&inn).as_str().unwrap().contains("id=%0A%0B"));
+        assert!(echo().success());
+        let first = mesh.hsm(&["show"]).unwrap();
+        let tokens = first.as_array().unwrap();
+        let token = tokens.iter().find(|token| token["label"] == "server");
+        let mut objects = token.unwrap()["objects"].as_array().unwrap().iter();
+        let before = objects.find(|object| object["id"] != "0a0b").unwrap();
+        let back = Sealing {
+            issue: vec!["--id".to_owned(), before["id"].as_str().unwrap().to_owned()],
+            ..Sealing::default()
+        };
+        mesh.issue(&to, &back).unwrap();
+        let inn = restart(inn);
+        assert!(!reference(&inn).as_str().unwrap().contains("id=%0A%0B"));
+        assert!(echo().success());
     });
 }
 
@@ -294,9 +372,8 @@ fn a_good_change_is_in_force_at_once_and_a_bad_one_leaves_the_last_good_one() {
 
 #[test]
 fn a_new_certificate_serves_new_links_while_old_ones_live_on() {
-    in_a_mesh(|mesh| {
-        let (from, _out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let (to, inn) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
+    with_each_home(|home| {
+        let [(from, _out), (to, inn)] = home.pair();
         let _drip = server(&to, 7000, "drip");
         let _echo = server(&to, 7001, "echo");
         let mut old = client(&from, to.v4(), 7000, "until-it-ends")
@@ -306,11 +383,8 @@ fn a_new_certificate_serves_new_links_while_old_ones_live_on() {
             old.stdout().contains("reading").then_some(())
         });
         let serials = |epoch: u64| move |line: &serde_json::Value| line["epoch"] == epoch;
-        let issued = mesh.issue(&to, &Sealing::default()).unwrap();
-        assert_eventually("the new certificate is in force", SOON, || {
-            let own = inn.admin("/certificates");
-            (own["epoch"] == 2 && own["own"]["serial"] == issued["serial"]).then_some(())
-        });
+        let serial = home.renew(&to, &inn);
+        assert_eq!(inn.admin("/certificates")["epoch"], 2);
         assert!(
             client(&from, to.v4(), 7001, "echo")
                 .run(SOON)
@@ -318,10 +392,7 @@ fn a_new_certificate_serves_new_links_while_old_ones_live_on() {
                 .success()
         );
         let fresh = record(&inn, &[("outcome", "complete")]);
-        assert!(
-            serials(2)(&fresh) && fresh["serial"] == issued["serial"],
-            "{fresh}"
-        );
+        assert!(serials(2)(&fresh) && fresh["serial"] == *serial, "{fresh}");
         assert!(old.is_running(), "the old link was cut: {}", old.stdout());
         let live = inn.admin("/links");
         assert!(live.as_array().unwrap().iter().any(serials(1)), "{live}");
@@ -438,13 +509,10 @@ fn draining_under_load_breaks_no_exchange() {
 
 #[test]
 fn what_is_open_when_the_drain_time_is_over_is_reset_and_recorded() {
-    in_a_mesh(|mesh| {
-        let (from, _out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let hurried = Sealing {
-            sections: format!("{OPEN_MESH}drain: {{ seconds: 1 }}\n"),
-            ..Sealing::default()
-        };
-        let (to, mut inn) = mesh.sealed_pod("server", &hurried).unwrap();
+    with_each_home(|home| {
+        let (from, _out) = home.sealed("client");
+        let hurried = format!("{}\ndrain: {{ seconds: 1 }}\n", home.open_mesh());
+        let (to, mut inn) = home.sealed_with("server", &hurried);
         let _drip = server(&to, 7000, "drip");
         let mut reader = client(&from, to.v4(), 7000, "until-it-ends")
             .spawn()
@@ -466,8 +534,8 @@ fn what_is_open_when_the_drain_time_is_over_is_reset_and_recorded() {
 
 #[test]
 fn the_sidecar_is_locked_in() {
-    in_a_mesh(|mesh| {
-        let (_pod, sidecar) = mesh.sealed_pod("pod", &Sealing::default()).unwrap();
+    with_each_home(|home| {
+        let (_pod, sidecar) = home.sealed("server");
         let status = fs::read_to_string(format!("/proc/{}/status", sidecar.process.pid())).unwrap();
         let line = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
