@@ -112,6 +112,7 @@ fn with_session(transit: &TransitSettings, vault: Arc<Vault>) -> TransitConfig {
         vault,
         reference: transit.reference.clone(),
         version: transit.version,
+        public_keys: transit.public_keys.clone(),
         allow_exportable: transit.allow_exportable,
         batch: transit.batch,
         requests: transit.requests,

@@ -202,6 +202,7 @@ fn key(vault: &Arc<Vault>, workload: Workload<'_>) -> Result<Arc<dyn PrivateKey>
             .parse()
             .unwrap(),
         version: None,
+        public_keys: None,
         allow_exportable: false,
         batch: NonZeroUsize::MIN,
         requests: NonZeroUsize::MIN,

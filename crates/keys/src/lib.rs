@@ -169,6 +169,9 @@ pub struct TransitConfig {
     pub reference: TransitReference,
     /// Which version of it; the newest when none.
     pub version: Option<u64>,
+    /// PEM file with public halves, one for each version in use: for a key that the server has in an
+    /// HSM, of which it does not tell them.
+    pub public_keys: Option<PathBuf>,
     /// Whether a key that can be taken out of the server is let pass.
     pub allow_exportable: bool,
     /// Most signatures asked for in one request.

@@ -62,24 +62,59 @@ impl TransitKey {
         described
             .check(version, config.allow_exportable)
             .map_err(unfit)?;
-        let public = described.public_key(version).map_err(unfit)?;
-        let signer = Signer::start(config, version, &public);
+        match &config.public_keys {
+            Some(path) if described.is_external() => {
+                let known = key::public_keys(path).map_err(unfit)?;
+                Self::open_by(config, version, known).unwrap_or_else(|| {
+                    Err(unfit(format!(
+                        "no public key in {} belongs to version {version}: add that one",
+                        path.display()
+                    )))
+                })
+            }
+            _ => {
+                let public = described.public_key(version).map_err(unfit)?;
+                Self::prove(config, version, public)
+            }
+        }
+    }
+
+    /// The public half of a key in an HSM is the one by which its signatures are good.
+    fn open_by(
+        config: &TransitConfig,
+        version: u64,
+        known: Vec<PublicKey>,
+    ) -> Option<Result<Self, OpenError>> {
+        let tried = known
+            .into_iter()
+            .map(|public| Self::prove(config, version, public));
+        let not_this = |tried: &Result<Self, OpenError>| match tried {
+            Err(OpenError::SelfTest { .. }) => true,
+            // Of another kind than the key: the server cannot even be asked so.
+            Err(OpenError::Token { source, .. }) => matches!(source, SignError::Refused(_)),
+            _ => false,
+        };
+        tried.skip_while(not_this).next()
+    }
+
+    /// Has it sign, and takes it with the schemes that it can do.
+    fn prove(config: &TransitConfig, version: u64, public: PublicKey) -> Result<Self, OpenError> {
         let mut key = Self {
-            reference: format!("{reference}?version={version}"),
+            reference: format!("{}?version={version}", config.reference),
             config: config.clone(),
             version,
             schemes: public.algorithm().schemes().to_vec(),
+            signer: Signer::start(config, version, &public),
             public,
-            signer,
             rotating: Mutex::default(),
             _in_use: Use::begin(config.vault.inner(), &config.reference, version),
         };
-        key.prove()?;
+        key.try_schemes()?;
         Ok(key)
     }
 
     /// Signs and verifies once with every scheme, and keeps those that the server can do.
-    fn prove(&mut self) -> Result<(), OpenError> {
+    fn try_schemes(&mut self) -> Result<(), OpenError> {
         let mut proven = Vec::new();
         let mut failure = None;
         for scheme in self.schemes.clone() {

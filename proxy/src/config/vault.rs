@@ -28,6 +28,8 @@ pub struct TransitSettings {
     pub reference: TransitReference,
     /// Which version; the newest when none.
     pub version: Option<u64>,
+    /// PEM file with the public halves of a key in an HSM.
+    pub public_keys: Option<PathBuf>,
     /// Whether a key that can be taken out is let pass.
     pub allow_exportable: bool,
     /// Most signatures in one request.
@@ -182,6 +184,7 @@ impl Config {
         Ok(TransitSettings {
             reference,
             version: section.version,
+            public_keys: section.public_key.clone(),
             allow_exportable: section.allow_exportable,
             batch: section.batch,
             requests: section.requests,
@@ -252,6 +255,9 @@ impl Config {
             .flatten()
             .cloned()
             .collect();
+        if let KeySection::VaultTransit(section) = &self.key {
+            files.extend(section.public_key.clone());
+        }
         if let Ok(Some(vault)) = self.vault() {
             files.extend(vault.files().into_iter().cloned());
         }

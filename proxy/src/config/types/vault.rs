@@ -19,6 +19,10 @@ pub struct VaultTransitSection {
     /// Version of the key; the newest when none, and then a newer one is moved to when it is made.
     #[serde(default)]
     pub version: Option<u64>,
+    /// PEM file with the public half of a key that the server has in an HSM (OpenBao's external keys):
+    /// the server does not tell it. One block for each version in use.
+    #[serde(default)]
+    pub public_key: Option<PathBuf>,
     /// Lets a key be used that can be taken out of the server.
     #[serde(default)]
     pub allow_exportable: bool,
