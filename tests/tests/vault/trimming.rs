@@ -6,7 +6,7 @@ use super::*;
 pub(super) fn begin_when_issued(vaulted: &Vaulted<'_>) {
     let path = "pki/roles/sealwire";
     let mut role = vaulted.bao.read(path).unwrap()["data"].take();
-    role["not_before_duration"] = json!("0s");
+    role["not_before_duration"] = json!("1s");
     vaulted.bao.write(path, &role).unwrap();
 }
 

@@ -16,7 +16,7 @@ fn external(kind: &str) -> Ground {
         .unwrap();
     let config = json!({
         "plugin": "transit", "address": bao.address(), "token": bao.root_token(),
-        "mount_path": "inner", "tls_ca_cert": bao.ca(),
+        "mount_path": "inner",
         "tls_ca_cert_bytes": fs::read_to_string(bao.ca()).unwrap(),
     });
     bao.write("sys/external-keys/configs/hsm", &config).unwrap();
