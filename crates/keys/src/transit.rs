@@ -85,16 +85,16 @@ impl TransitKey {
         version: u64,
         known: Vec<PublicKey>,
     ) -> Option<Result<Self, OpenError>> {
-        let tried = known
+        let mut tried = known
             .into_iter()
             .map(|public| Self::prove(config, version, public));
-        let not_this = |tried: &Result<Self, OpenError>| match tried {
+        let is_another = |tried: &Result<Self, OpenError>| match tried {
             Err(OpenError::SelfTest { .. }) => true,
             // Of another kind than the key: the server cannot even be asked so.
             Err(OpenError::Token { source, .. }) => matches!(source, SignError::Refused(_)),
             _ => false,
         };
-        tried.skip_while(not_this).next()
+        tried.find(|tried| !is_another(tried))
     }
 
     /// Has it sign, and takes it with the schemes that it can do.
@@ -176,7 +176,10 @@ impl PrivateKey for TransitKey {
 
     fn custody(&self) -> Result<Custody, SignError> {
         let described = key::read(self.vault(), &self.config.reference, self.config.wait)?;
+        // What the HSM behind the server would let out, the server does not say.
+        let told = !described.is_external();
         let can_leave = described.exportable || described.allow_plaintext_backup;
+        let stays = told.then_some(!can_leave);
         Ok(Custody {
             provider: "vault-transit",
             reference: self.reference.clone(),
@@ -184,12 +187,12 @@ impl PrivateKey for TransitKey {
             algorithm: self.public.algorithm().to_string(),
             schemes: self.schemes.clone(),
             token: None,
-            sensitive: Some(!can_leave),
+            sensitive: stays,
             // Neither property can be taken back once it has been granted.
-            always_sensitive: Some(!can_leave),
-            extractable: Some(can_leave),
-            never_extractable: Some(!can_leave),
-            local: Some(!described.imported_key),
+            always_sensitive: stays,
+            extractable: told.then_some(can_leave),
+            never_extractable: stays,
+            local: told.then_some(!described.imported_key),
             transit: Some(described.custody(self.version)),
         })
     }

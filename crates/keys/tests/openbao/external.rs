@@ -61,9 +61,15 @@ fn a_key_in_an_hsm_of_the_server_signs_and_its_custody_says_where_it_is() {
         let key = by(&ground, Some(public_halves(&ground, &[1]))).unwrap();
         assert!(signs(key.as_ref()), "{kind}");
         let custody = key.custody().unwrap();
+        // The server does not say what the HSM would let out.
+        let unsaid = [custody.sensitive, custody.extractable, custody.local];
+        assert_eq!(unsaid, [None; 3], "{kind}");
         let transit = custody.transit.unwrap();
         assert!(transit.external, "{kind}");
-        assert_eq!((transit.kind.as_str(), transit.version), ("external-key", 1));
+        assert_eq!(
+            (transit.kind.as_str(), transit.version),
+            ("external-key", 1)
+        );
         assert!(!transit.exportable && !transit.allow_plaintext_backup);
     }
 }
