@@ -205,16 +205,19 @@ fn two_sidecars_are_who_their_service_accounts_are_and_follow_their_tokens() {
         assert!(logins().unwrap() >= 2 && web_car.is_ready());
         echo();
 
-        // One whose service account is gone says so, and what is sealed goes on.
+        // One whose service account is gone, and whose login was ended, says so.
         kubectl(&api, "delete serviceaccount web --namespace shop");
-        bao.write("sys/leases/revoke-prefix/auth/kubernetes", &json!({}))
-            .unwrap();
         assert_eventually("it is named", LONG, || {
+            // The API remembers for some seconds that a token was good.
+            bao.write("sys/leases/revoke-prefix/auth/kubernetes", &json!({}))
+                .unwrap();
             let _ = web.app("curl").args(renew).run(SOON);
             let text = web_car.health("/healthz")?.1;
             text.contains("refuses the login by Kubernetes")
                 .then_some(())
         });
-        echo();
+        assert_eventually("and it is not ready any more", LONG, || {
+            (!web_car.is_ready()).then_some(())
+        });
     });
 }
