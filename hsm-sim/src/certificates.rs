@@ -31,6 +31,8 @@ pub enum Subject {
         token: String,
         /// CKA_LABEL of the key.
         label: String,
+        /// CKA_ID of the key, where the label alone is that of several.
+        id: Option<Vec<u8>>,
     },
     /// The key of a request (RFC 2986) in PEM. Only its key is taken, not its names.
     Request(String),
@@ -105,8 +107,8 @@ impl Store {
         let remote = RemoteKey::new(ca_key.as_ref()).map_err(failed)?;
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, remote).map_err(failed)?;
         let certificate = match &issue.subject {
-            Subject::Key { token, label } => {
-                let key = self.open_key(token, label)?;
+            Subject::Key { token, label, id } => {
+                let key = self.open_key_with(token, label, id.as_deref())?;
                 let public =
                     SubjectPublicKeyInfo::from_der(key.public_key().spki_der()).map_err(failed)?;
                 params.signed_by(&public, &issuer)

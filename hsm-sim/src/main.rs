@@ -106,6 +106,9 @@ struct IssueArguments {
     /// Label of the key.
     #[arg(long)]
     label: Option<String>,
+    /// CKA_ID of the key in hexadecimal, where several have that label.
+    #[arg(long, value_parser = hex, requires = "label")]
+    id: Option<Id>,
     /// A certificate request instead; only its key is taken.
     #[arg(long, conflicts_with = "token")]
     csr: Option<PathBuf>,
@@ -255,7 +258,11 @@ impl Action {
 impl IssueArguments {
     fn execute(self, store: &Store, json: bool) -> anyhow::Result<()> {
         let subject = match (self.token, self.label, &self.csr) {
-            (Some(token), Some(label), None) => Subject::Key { token, label },
+            (Some(token), Some(label), None) => Subject::Key {
+                token,
+                label,
+                id: self.id.map(|Id(bytes)| bytes),
+            },
             (None, _, Some(csr)) => Subject::Request(
                 fs::read_to_string(csr).with_context(|| csr.display().to_string())?,
             ),

@@ -179,8 +179,22 @@ impl Store {
     /// # Errors
     /// See [`Error`].
     pub fn open_key(&self, token: &str, label: &str) -> Result<Arc<dyn PrivateKey>, Error> {
+        self.open_key_with(token, label, None)
+    }
+
+    /// The same, of several with that label the one with this CKA_ID.
+    pub(crate) fn open_key_with(
+        &self,
+        token: &str,
+        label: &str,
+        id: Option<&[u8]>,
+    ) -> Result<Arc<dyn PrivateKey>, Error> {
+        let id = id.map_or_else(String::new, |id| {
+            let bytes: String = id.iter().map(|byte| format!("%{byte:02X}")).collect();
+            format!(";id={bytes}")
+        });
         let uri = format!(
-            "pkcs11:token={token};object={label}?pin-source=file:{}",
+            "pkcs11:token={token};object={label}{id}?pin-source=file:{}",
             self.pin_file(token).display()
         );
         let uri = uri.parse().map_err(|_| Error::Name(label.to_owned()))?;
@@ -192,6 +206,7 @@ impl Store {
                 queue: 1,
                 wait: Duration::from_secs(5),
                 generate: None,
+                certified: None,
                 state: None,
             },
         )))?)

@@ -220,12 +220,22 @@ impl Work {
             vault: self.source.vault_figures(),
             renewal: self.source.renewal(),
         });
+        let wanted = Source::certified_key(&self.settings);
         let open = || self.source.opener(&self.settings);
-        self.keys.look(&self.state, certified.as_ref(), open);
+        self.keys
+            .look(&self.state, certified.as_ref(), wanted, open);
+        let kept: Vec<_> = [self.keys.in_use(), self.keys.next()]
+            .into_iter()
+            .flatten()
+            .collect();
+        self.source.keep(&kept);
     }
 
     fn load_certificate(&mut self) {
-        let Some(key) = self.key_to_certify() else {
+        if self.follow() {
+            return;
+        }
+        let Some(key) = self.keys.in_use().cloned() else {
             return;
         };
         let made = self.obtain(&key);
@@ -248,21 +258,35 @@ impl Work {
         }
     }
 
-    /// The key in use, or the one that follows it as soon as there is a certificate for that.
-    fn key_to_certify(&mut self) -> Option<Arc<dyn PrivateKey>> {
+    /// Puts the key that is to follow in force, as soon as there is a certificate for it that can be.
+    /// Until then all goes on with the key in use, whose certificate is renewed as ever.
+    fn follow(&mut self) -> bool {
         let Some(next) = self.keys.next().cloned() else {
-            return self.keys.in_use().cloned();
+            return false;
         };
-        if self.source.obtain(&self.settings, &next).is_ok() {
-            self.keys.rotate(&self.state);
-            return Some(next);
+        match self.certify(&next) {
+            Ok(Some((loaded, epoch))) => {
+                self.keys.rotate(&self.state);
+                self.put_in_force(loaded, epoch);
+                self.state.note("certificate", None);
+                true
+            }
+            // Another key's certificate is never what is in force.
+            Ok(None) => false,
+            Err(problem) => {
+                let problem =
+                    format!("the key's successor waits, and the key in use goes on: {problem}");
+                self.state.note("rotation", Some(problem));
+                false
+            }
         }
-        // An authority serves one key at a time; files may be for either.
-        if self.source.is_online() {
-            Some(next)
-        } else {
-            self.keys.in_use().cloned()
-        }
+    }
+
+    /// An epoch of a key that was not in force before.
+    fn certify(&mut self, key: &Arc<dyn PrivateKey>) -> Result<Option<(Loaded, Epoch)>, String> {
+        let issued = self.source.obtain(&self.settings, key)?;
+        let lists = self.lists.look(&self.settings, &issued.bundle)?;
+        self.make(issued, lists).map_err(|error| error.to_string())
     }
 
     /// Certificate, bundle and revocation lists as they are now, with an epoch made of them. Where
@@ -336,6 +360,9 @@ impl Work {
             not_after = %facts.not_after,
             "trust epoch in force"
         );
+        let life = facts.not_after - facts.not_before;
+        let key = epoch.credentials().key();
+        key.certified(Duration::try_from(life).unwrap_or_default());
         self.loaded = Some(loaded);
         let epoch = Arc::new(epoch);
         self.state.publish(InForce {

@@ -1,7 +1,7 @@
 //! A key whose signatures are counted and timed.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
 use sealwire_keys::{Custody, KeyFigures, KeyHealth, PrivateKey, PublicKey, Scheme, SignError};
@@ -64,6 +64,10 @@ impl PrivateKey for Metered {
 
     fn health(&self) -> KeyHealth {
         self.key.health()
+    }
+
+    fn certified(&self, life: Duration) {
+        self.key.certified(life);
     }
 
     fn rotate(&self) -> Result<(), SignError> {

@@ -19,9 +19,15 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// What opens the key; that blocks.
+    /// What opens the key; that blocks. Of several in a token by one name it is the one that there
+    /// is a certificate for.
     pub(crate) fn opener(&mut self, settings: &Settings) -> Result<Opener, String> {
         let config = match &settings.key {
+            KeyIn::Here(KeyConfig::Pkcs11(config)) => {
+                let mut config = config.clone();
+                config.certified = Self::certified_key(settings);
+                KeyConfig::Pkcs11(config)
+            }
             KeyIn::Here(config) => config.clone(),
             KeyIn::Transit(transit) => {
                 KeyConfig::Transit(with_session(transit, self.session(settings)?))
@@ -51,9 +57,24 @@ impl Source {
         obtained.map_err(|error| error.to_string())
     }
 
-    /// Whether certificates come from an authority.
-    pub(crate) fn is_online(&self) -> bool {
-        self.renewing.is_some()
+    /// SHA-256 of the public key that the certificate in its file is for, where that decides which
+    /// key of a token is used. Reads the file.
+    pub(crate) fn certified_key(settings: &Settings) -> Option<String> {
+        match (&settings.key, &settings.certificates) {
+            (KeyIn::Here(KeyConfig::Pkcs11(config)), CertificatesFrom::Files(files))
+                if config.generate.is_none() =>
+            {
+                files.certified_key().ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Lets go of every key but these, and of their certificates.
+    pub(crate) fn keep(&self, keys: &[&Arc<dyn PrivateKey>]) {
+        if let Some(renewing) = &self.renewing {
+            renewing.keep(keys);
+        }
     }
 
     /// Has the certificate renewed now, where an authority issues it.
@@ -91,6 +112,7 @@ fn with_session(transit: &TransitSettings, vault: Arc<Vault>) -> TransitConfig {
         vault,
         reference: transit.reference.clone(),
         version: transit.version,
+        public_keys: transit.public_keys.clone(),
         allow_exportable: transit.allow_exportable,
         batch: transit.batch,
         requests: transit.requests,

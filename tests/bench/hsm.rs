@@ -203,6 +203,7 @@ pub(crate) fn sign(module: &Path, uri: &str) {
         queue: SESSIONS,
         wait: SOON,
         generate: None,
+        certified: None,
         state: None,
     })))
     .unwrap();

@@ -15,8 +15,8 @@ pub mod peers;
 use std::time::{Duration, Instant};
 
 use sealwire_pods::{
-    Finished, KeyFrom, Mesh, Pod, PodCommand, Privilege, Process, Programs, Sealing, Sidecar,
-    Storage, Vaulted, assert_eventually,
+    Finished, KeyFrom, Mesh, OPEN_MESH, OPEN_SERVICES, Pod, PodCommand, Privilege, Process,
+    Programs, Sealing, Sidecar, Storage, Vaulted, assert_eventually,
 };
 use serde_json::Value;
 
@@ -42,7 +42,7 @@ pub enum Home<'a> {
     /// Keys in PKCS#11 tokens, certificates in files.
     Tokens(&'a Mesh),
     /// Keys in OpenBao's transit mount, certificates from its PKI mount, for the workloads
-    /// `client` and `server`.
+    /// `client`, `server` and `other`.
     Vault(Box<Vaulted<'a>>),
 }
 
@@ -62,11 +62,70 @@ impl Home<'_> {
 
     /// One of them.
     pub fn sealed(&self, name: &str) -> (Pod, Sidecar) {
+        self.sealed_with(name, self.open_mesh())
+    }
+
+    /// The same, with these sections `mesh`, `inbound` and what else differs, as YAML.
+    pub fn sealed_with(&self, name: &str, sections: &str) -> (Pod, Sidecar) {
         match self {
-            Self::Tokens(mesh) => mesh.sealed_pod(name, &Sealing::default()),
-            Self::Vault(vaulted) => vaulted.sealed_pod(name, KeyFrom::Transit),
+            Self::Tokens(mesh) => {
+                let sealing = Sealing {
+                    sections: sections.to_owned(),
+                    ..Sealing::default()
+                };
+                mesh.sealed_pod(name, &sealing)
+            }
+            Self::Vault(vaulted) => vaulted.sealed_pod_with(name, KeyFrom::Transit, sections),
         }
         .expect("a pod can be sealed")
+    }
+
+    /// Sections by which everything of the mesh may connect.
+    pub fn open_mesh(&self) -> &'static str {
+        match self {
+            Self::Tokens(_) => OPEN_MESH,
+            Self::Vault(_) => OPEN_SERVICES,
+        }
+    }
+
+    /// Has a pod's certificate issued anew, and gives its serial number once it is in force.
+    pub fn renew(&self, pod: &Pod, sidecar: &Sidecar) -> String {
+        let serial = || {
+            let own = sidecar.admin("/certificates")["own"]["serial"].clone();
+            own.as_str().map(str::to_owned)
+        };
+        let before = serial();
+        match self {
+            Self::Tokens(mesh) => drop(mesh.issue(pod, &Sealing::default()).expect("it is issued")),
+            Self::Vault(_) => {
+                let asked = curl(pod, &["-fX", "POST", "http://127.0.0.1:15000/renew"]);
+                assert!(asked.success(), "{}", asked.stderr);
+            }
+        }
+        assert_eventually("the new certificate is in force", SOON, || {
+            serial().filter(|now| before.as_ref() != Some(now))
+        })
+    }
+
+    /// Lets peers of the test's own in that have certificates of the mesh's CA
+    /// ([`peers::of_the_mesh`]), and lets them know whom to trust.
+    pub fn trust_peers(&self) {
+        let Self::Vault(vaulted) = self else { return };
+        let mesh = vaulted.mesh;
+        let ca = mesh.hsm_directory().join("ca.pem");
+        let ca = mesh.world().command("cat").args([ca]).run(SOON).unwrap();
+        let imported = serde_json::json!({ "pem_bundle": ca.stdout });
+        let bao = &vaulted.bao;
+        bao.write("pki/issuers/import/cert", &imported).unwrap();
+        let own = bao.read("pki/cert/ca").unwrap();
+        let own = own["data"]["certificate"].as_str().unwrap().to_owned();
+        for name in ["client", "server"] {
+            let directory = mesh.world().directory().join(name);
+            std::fs::create_dir_all(&directory).unwrap();
+            let bundle = directory.join("bundle.pem");
+            mesh.write(&bundle, &format!("{own}\n{}", ca.stdout))
+                .unwrap();
+        }
     }
 
     /// The SPIFFE ID of one of them.
@@ -99,7 +158,8 @@ pub fn with_each_home_and_privilege(test: impl Fn(&Home<'_>)) {
 }
 
 fn in_vault(mesh: &Mesh) -> Home<'_> {
-    let vaulted = Vaulted::new(mesh, Storage::Memory, "1h", &["client", "server"]);
+    let workloads = ["client", "server", "other"];
+    let vaulted = Vaulted::new(mesh, Storage::Memory, "1h", &workloads);
     Home::Vault(Box::new(vaulted.expect("OpenBao can be set up")))
 }
 

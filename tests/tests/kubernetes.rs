@@ -9,6 +9,9 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "kubernetes/sidecar.rs"]
+mod sidecar;
+
 use std::fs::{self, Permissions};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;
@@ -199,6 +202,7 @@ fn key(vault: &Arc<Vault>, workload: Workload<'_>) -> Result<Arc<dyn PrivateKey>
             .parse()
             .unwrap(),
         version: None,
+        public_keys: None,
         allow_exportable: false,
         batch: NonZeroUsize::MIN,
         requests: NonZeroUsize::MIN,

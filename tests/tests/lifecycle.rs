@@ -8,10 +8,13 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "lifecycle/keys.rs"]
+mod keys;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sealwire_pods::{Mesh, OPEN_MESH, PROXY_UID, Pod, Sealing, Sidecar, assert_eventually};
+use sealwire_pods::{Mesh, PROXY_UID, Pod, Sealing, Sidecar, assert_eventually};
 use sealwire_tests::{
     LONG, SOON, client, in_a_mesh, pin as read_pin, record, server, with_each_home,
     with_each_privilege,
@@ -133,41 +136,6 @@ fn a_missing_token_key_module_and_certificate_are_each_named_with_the_way_out() 
         for (from, to, expected) in cases {
             unready(mesh, &pod, &config, &text.replace(from, to), expected);
         }
-    });
-}
-
-#[test]
-fn two_keys_of_one_name_are_refused_with_their_ids() {
-    in_a_mesh(|mesh| {
-        let (pod, config, text) = prepared(mesh);
-        mesh.hsm(&[
-            "key",
-            "--token",
-            "pod",
-            "--label",
-            "pod",
-            "--id",
-            "0a0b",
-            "--allow-duplicate",
-        ])
-        .unwrap();
-        let sidecar = unready(
-            mesh,
-            &pod,
-            &config,
-            &text,
-            &["several private keys", "id=%0A%0B"],
-        );
-        drop(sidecar);
-        // The id makes it one again; its certificate is for the other key, though.
-        let chosen = text.replace("object=pod", "object=pod;id=%0A%0B");
-        unready(
-            mesh,
-            &pod,
-            &config,
-            &chosen,
-            &["own certificate is for the public key"],
-        );
     });
 }
 
@@ -294,9 +262,8 @@ fn a_good_change_is_in_force_at_once_and_a_bad_one_leaves_the_last_good_one() {
 
 #[test]
 fn a_new_certificate_serves_new_links_while_old_ones_live_on() {
-    in_a_mesh(|mesh| {
-        let (from, _out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let (to, inn) = mesh.sealed_pod("server", &Sealing::default()).unwrap();
+    with_each_home(|home| {
+        let [(from, _out), (to, inn)] = home.pair();
         let _drip = server(&to, 7000, "drip");
         let _echo = server(&to, 7001, "echo");
         let mut old = client(&from, to.v4(), 7000, "until-it-ends")
@@ -306,11 +273,8 @@ fn a_new_certificate_serves_new_links_while_old_ones_live_on() {
             old.stdout().contains("reading").then_some(())
         });
         let serials = |epoch: u64| move |line: &serde_json::Value| line["epoch"] == epoch;
-        let issued = mesh.issue(&to, &Sealing::default()).unwrap();
-        assert_eventually("the new certificate is in force", SOON, || {
-            let own = inn.admin("/certificates");
-            (own["epoch"] == 2 && own["own"]["serial"] == issued["serial"]).then_some(())
-        });
+        let serial = home.renew(&to, &inn);
+        assert_eq!(inn.admin("/certificates")["epoch"], 2);
         assert!(
             client(&from, to.v4(), 7001, "echo")
                 .run(SOON)
@@ -318,10 +282,7 @@ fn a_new_certificate_serves_new_links_while_old_ones_live_on() {
                 .success()
         );
         let fresh = record(&inn, &[("outcome", "complete")]);
-        assert!(
-            serials(2)(&fresh) && fresh["serial"] == issued["serial"],
-            "{fresh}"
-        );
+        assert!(serials(2)(&fresh) && fresh["serial"] == *serial, "{fresh}");
         assert!(old.is_running(), "the old link was cut: {}", old.stdout());
         let live = inn.admin("/links");
         assert!(live.as_array().unwrap().iter().any(serials(1)), "{live}");
@@ -438,13 +399,10 @@ fn draining_under_load_breaks_no_exchange() {
 
 #[test]
 fn what_is_open_when_the_drain_time_is_over_is_reset_and_recorded() {
-    in_a_mesh(|mesh| {
-        let (from, _out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let hurried = Sealing {
-            sections: format!("{OPEN_MESH}drain: {{ seconds: 1 }}\n"),
-            ..Sealing::default()
-        };
-        let (to, mut inn) = mesh.sealed_pod("server", &hurried).unwrap();
+    with_each_home(|home| {
+        let (from, _out) = home.sealed("client");
+        let hurried = format!("{}\ndrain: {{ seconds: 1 }}\n", home.open_mesh());
+        let (to, mut inn) = home.sealed_with("server", &hurried);
         let _drip = server(&to, 7000, "drip");
         let mut reader = client(&from, to.v4(), 7000, "until-it-ends")
             .spawn()
@@ -466,8 +424,8 @@ fn what_is_open_when_the_drain_time_is_over_is_reset_and_recorded() {
 
 #[test]
 fn the_sidecar_is_locked_in() {
-    in_a_mesh(|mesh| {
-        let (_pod, sidecar) = mesh.sealed_pod("pod", &Sealing::default()).unwrap();
+    with_each_home(|home| {
+        let (_pod, sidecar) = home.sealed("server");
         let status = fs::read_to_string(format!("/proc/{}/status", sidecar.process.pid())).unwrap();
         let line = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();

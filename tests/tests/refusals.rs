@@ -8,7 +8,7 @@
     reason = "tests fail loudly"
 )]
 
-use sealwire_pods::{Mesh, Pod, Process, Sealing, Sidecar, assert_eventually};
+use sealwire_pods::{Mesh, Pod, Process, Sidecar, assert_eventually};
 use sealwire_tests::peers::{Peer, of_another_ca, of_the_mesh, s_client, s_server};
 use sealwire_tests::{Home, SOON, client, curl, in_a_mesh, record, server, with_each_home};
 
@@ -23,22 +23,11 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(mesh: &Mesh) -> Self {
-        Self::set_in(&Home::Tokens(mesh))
-    }
-
-    fn set_in(home: &Home<'_>) -> Self {
-        let mesh = home.mesh();
+    fn set(home: &Home<'_>) -> Self {
+        home.trust_peers();
         let (pod, sidecar) = home.sealed("server");
-        if let Home::Vault(vaulted) = home {
-            // Where the peers of the test's own look for whom to trust.
-            let ca = vaulted.bao.read("pki/cert/ca").unwrap();
-            let bundle = mesh.world().directory().join("server/bundle.pem");
-            let pem = ca["data"]["certificate"].as_str().unwrap();
-            mesh.write(&bundle, pem).unwrap();
-        }
         Self {
-            stranger: mesh.world().pod("stranger").unwrap(),
+            stranger: home.mesh().world().pod("stranger").unwrap(),
             application: server(&pod, 7000, "log"),
             server: pod,
             sidecar,
@@ -78,7 +67,7 @@ impl Scene {
 #[test]
 fn a_peer_without_a_certificate_is_refused() {
     with_each_home(|home| {
-        let scene = Scene::set_in(home);
+        let scene = Scene::set(home);
         let detail = ["workloads of the mesh"];
         scene.refuses(home.mesh(), None, "no_certificate", &detail);
     });
@@ -87,7 +76,7 @@ fn a_peer_without_a_certificate_is_refused() {
 #[test]
 fn a_peer_from_another_ca_is_refused() {
     with_each_home(|home| {
-        let (mesh, scene) = (home.mesh(), Scene::set_in(home));
+        let (mesh, scene) = (home.mesh(), Scene::set(home));
         let peer = of_another_ca(mesh, "other", STRANGER, &scene.stranger.v4().to_string());
         scene.refuses(mesh, Some(&peer), "unknown_issuer", &["identity.bundle"]);
     });
@@ -95,8 +84,8 @@ fn a_peer_from_another_ca_is_refused() {
 
 #[test]
 fn a_peer_of_another_trust_domain_is_refused() {
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let (mesh, scene) = (home.mesh(), Scene::set(home));
         let peer = of_the_mesh(
             mesh,
             "foreign",
@@ -108,8 +97,8 @@ fn a_peer_of_another_trust_domain_is_refused() {
 
 #[test]
 fn an_expired_peer_and_one_not_yet_valid_are_refused_with_both_times() {
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let (mesh, scene) = (home.mesh(), Scene::set(home));
         let times = |name, from, to| {
             let arguments = [
                 "--spiffe-id",
@@ -135,8 +124,8 @@ fn an_expired_peer_and_one_not_yet_valid_are_refused_with_both_times() {
 
 #[test]
 fn a_peer_with_two_spiffe_ids_is_refused() {
-    in_a_mesh(|mesh| {
-        let scene = Scene::set(mesh);
+    with_each_home(|home| {
+        let (mesh, scene) = (home.mesh(), Scene::set(home));
         let second = "spiffe://mesh.example/ns/demo/sa/admin";
         let peer = of_the_mesh(
             mesh,
@@ -150,7 +139,7 @@ fn a_peer_with_two_spiffe_ids_is_refused() {
 #[test]
 fn plaintext_that_comes_in_is_refused() {
     with_each_home(|home| {
-        let scene = Scene::set_in(home);
+        let scene = Scene::set(home);
         for address in [
             scene.server.v4().to_string(),
             format!("[{}]", scene.server.v6()),
@@ -165,16 +154,13 @@ fn plaintext_that_comes_in_is_refused() {
 
 #[test]
 fn a_peer_of_the_mesh_that_no_rule_allows_is_refused_by_identity_and_port() {
-    in_a_mesh(|mesh| {
-        let sections = "mesh: { ranges: [198.18.0.0/16] }
-inbound: { allow: [{ from: [\"spiffe://mesh.example/ns/demo/sa/client\"], ports: [7000] }] }";
-        let guarded = Sealing {
-            sections: sections.to_owned(),
-            ..Sealing::default()
-        };
-        let (to, inn) = mesh.sealed_pod("server", &guarded).unwrap();
-        let (friend, out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
-        let (other, _others) = mesh.sealed_pod("other", &Sealing::default()).unwrap();
+    with_each_home(|home| {
+        let (mesh, _) = home.open_mesh().split_once("inbound:").unwrap();
+        let rule = format!("{{ from: [\"{}\"], ports: [7000] }}", home.id("client"));
+        let guarded = format!("{mesh}inbound: {{ allow: [{rule}] }}");
+        let (to, inn) = home.sealed_with("server", &guarded);
+        let (friend, out) = home.sealed("client");
+        let (other, _others) = home.sealed("other");
         let allowed = server(&to, 7000, "echo");
         let closed = server(&to, 7001, "log");
         let answer = client(&friend, to.v4(), 7000, "echo").run(SOON).unwrap();
@@ -203,8 +189,15 @@ inbound: { allow: [{ from: [\"spiffe://mesh.example/ns/demo/sa/client\"], ports:
 }
 
 /// Dials from a sealed pod to a server of our own making in a pod without a sidecar.
-fn refuses_who_answers(mesh: &Mesh, make: impl Fn(&Pod) -> Peer, reason: &str, detail: &[&str]) {
-    let (from, out) = mesh.sealed_pod("client", &Sealing::default()).unwrap();
+fn refuses_who_answers(
+    home: &Home<'_>,
+    make: impl Fn(&Pod) -> Peer,
+    reason: &str,
+    detail: &[&str],
+) {
+    let mesh = home.mesh();
+    home.trust_peers();
+    let (from, out) = home.sealed("client");
     let stranger = mesh.world().pod("stranger").unwrap();
     let peer = make(&stranger);
     let answering = s_server(mesh, &stranger, 7000, &peer).spawn().unwrap();
@@ -233,21 +226,28 @@ fn a_workload_that_answers_at_anothers_address_is_refused_with_both_addresses() 
                 &["--spiffe-id", STRANGER, "--ip", "198.18.0.99"],
             )
         };
-        refuses_who_answers(mesh, elsewhere, "address", &["198.18.0.99", "198.18.0.11"]);
+        refuses_who_answers(
+            &Home::Tokens(mesh),
+            elsewhere,
+            "address",
+            &["198.18.0.99", "198.18.0.11"],
+        );
     });
 }
 
 #[test]
 fn a_server_from_another_ca_is_refused() {
-    in_a_mesh(|mesh| {
+    with_each_home(|home| {
+        let mesh = home.mesh();
         let other = |pod: &Pod| of_another_ca(mesh, "other", STRANGER, &pod.v4().to_string());
-        refuses_who_answers(mesh, other, "unknown_issuer", &[]);
+        refuses_who_answers(home, other, "unknown_issuer", &[]);
     });
 }
 
 #[test]
 fn an_expired_server_is_refused() {
-    in_a_mesh(|mesh| {
+    with_each_home(|home| {
+        let mesh = home.mesh();
         let expired = |pod: &Pod| {
             let address = pod.v4().to_string();
             let times = [
@@ -262,25 +262,25 @@ fn an_expired_server_is_refused() {
                 &[&["--spiffe-id", STRANGER, "--ip", &address], &times[..]].concat(),
             )
         };
-        refuses_who_answers(mesh, expired, "expired", &["2020-02-01"]);
+        refuses_who_answers(home, expired, "expired", &["2020-02-01"]);
     });
 }
 
 #[test]
 fn a_server_behind_a_shared_address_has_to_be_who_the_rule_expects() {
-    in_a_mesh(|mesh| {
+    with_each_home(|home| {
+        let mesh = home.mesh();
+        home.trust_peers();
         let stranger = mesh.world().pod("stranger").unwrap();
         let address = stranger.v4();
-        let expecting = |name: &str| Sealing {
-            sections: format!(
+        let expecting = |name: &str| {
+            format!(
                 "mesh: {{ services: [{{ destination: {address}/32, ports: [7000], identities: [\"{name}\"] }}] }}"
-            ),
-            ..Sealing::default()
+            )
         };
-        let (wrong, out) = mesh
-            .sealed_pod("client", &expecting("spiffe://mesh.example/ns/shop/**"))
-            .unwrap();
-        let (right, rights) = mesh.sealed_pod("right", &expecting(STRANGER)).unwrap();
+        let (wrong, out) =
+            home.sealed_with("client", &expecting("spiffe://mesh.example/ns/shop/**"));
+        let (right, rights) = home.sealed_with("server", &expecting(STRANGER));
         let peer = of_the_mesh(mesh, "stranger", &["--spiffe-id", STRANGER]);
         let listen = || {
             let process = s_server(mesh, &stranger, 7000, &peer).spawn().unwrap();
@@ -308,15 +308,14 @@ fn a_server_behind_a_shared_address_has_to_be_who_the_rule_expects() {
 
 #[test]
 fn an_unknown_destination_and_an_expired_exception_are_refused_with_the_way_out() {
-    in_a_mesh(|mesh| {
-        let sections = "mesh: { ranges: [198.18.0.0/16] }
+    with_each_home(|home| {
+        let (mesh, _) = home.open_mesh().split_once("inbound:").unwrap();
+        let sections = format!(
+            "{mesh}
 exceptions:
-  - { name: old, kind: passthrough, destination: 198.18.0.99/32, ports: [80], reason: r, owner: team-a, expires: 2026-01-01T00:00:00Z }";
-        let sealing = Sealing {
-            sections: sections.to_owned(),
-            ..Sealing::default()
-        };
-        let (pod, out) = mesh.sealed_pod("client", &sealing).unwrap();
+  - {{ name: old, kind: passthrough, destination: 198.18.0.99/32, ports: [80], reason: r, owner: team-a, expires: 2026-01-01T00:00:00Z }}"
+        );
+        let (pod, out) = home.sealed_with("client", &sections);
         for address in ["203.0.113.9", "[2001:db8:1::9]"] {
             assert!(!curl(&pod, &[&format!("http://{address}/")]).success());
         }
@@ -349,7 +348,8 @@ exceptions:
 
 #[test]
 fn exceptions_pass_what_they_declare_and_no_more() {
-    in_a_mesh(|mesh| {
+    with_each_home(|home| {
+        let mesh = home.mesh();
         let outside = mesh.world().pod("outside").unwrap();
         let rule = |name: &str, kind: &str, port: u16| {
             format!(
@@ -357,16 +357,13 @@ fn exceptions_pass_what_they_declare_and_no_more() {
                 outside.v4()
             )
         };
-        let sealing = Sealing {
-            sections: format!(
-                "exceptions:\n{}{}{}",
-                rule("plain", "passthrough", 7000),
-                rule("tls", "require-tls", 7443),
-                rule("tls-to-plain", "require-tls", 7002)
-            ),
-            ..Sealing::default()
-        };
-        let (pod, out) = mesh.sealed_pod("client", &sealing).unwrap();
+        let sections = format!(
+            "exceptions:\n{}{}{}",
+            rule("plain", "passthrough", 7000),
+            rule("tls", "require-tls", 7443),
+            rule("tls-to-plain", "require-tls", 7002)
+        );
+        let (pod, out) = home.sealed_with("client", &sections);
         let _echo = server(&outside, 7000, "echo");
         let _other = server(&outside, 7001, "echo");
         let plain = server(&outside, 7002, "log");

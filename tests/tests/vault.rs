@@ -10,10 +10,16 @@
 
 #[path = "vault/clock.rs"]
 mod clock;
+#[path = "vault/crashes.rs"]
+mod crashes;
 #[path = "vault/faults.rs"]
 mod faults;
+#[path = "vault/front.rs"]
+mod front;
 #[path = "vault/names.rs"]
 mod names;
+#[path = "vault/namespaces.rs"]
+mod namespaces;
 #[path = "vault/resumption.rs"]
 mod resumption;
 #[path = "vault/secrets.rs"]
@@ -24,6 +30,7 @@ mod trimming;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use self::trimming::begin_when_issued;
 use sealwire_pods::{KeyFrom, Mesh, PROXY_UID, Sidecar, Storage, Vaulted, assert_eventually};
 use sealwire_tests::{LONG, SOON, client, in_a_mesh, record, server, with_each_privilege};
 use serde_json::{Value, json};
@@ -318,26 +325,6 @@ fn a_key_that_was_deleted_and_made_anew_is_taken_without_a_restart() {
         assert_eventually("the new one is in use", LONG, || {
             (web_car.is_ready() && public() != first).then_some(())
         });
-    });
-}
-
-#[test]
-fn a_sidecar_killed_while_the_key_is_rotated_goes_on_from_there() {
-    in_a_mesh(|mesh| {
-        let vaulted = vaulted(mesh, "1h");
-        let (web, web_car) = vaulted.sealed_pod("web", KeyFrom::Transit).unwrap();
-        let config = web_car.config.clone();
-        // A new version and no certificate for it yet.
-        vaulted
-            .bao
-            .write("transit/keys/web/rotate", &json!({}))
-            .unwrap();
-        web_car.process.signal("KILL");
-        drop(web_car);
-        let mut again = mesh.start(&web, &config).unwrap();
-        again.wait_until_ready().unwrap();
-        let custody = again.admin("/custody");
-        assert_eq!(custody["custody"]["transit"]["version"], 2);
     });
 }
 

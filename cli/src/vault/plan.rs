@@ -126,6 +126,18 @@ impl Mesh {
                 ));
             }
         }
+        // The rest stands in the commands as it is, where a shell would read these.
+        let quoted = [Some(&self.ttl), Some(&self.key_type), Some(&self.audience)]
+            .into_iter()
+            .chain([self.rotate_every.as_ref(), self.client_ca.as_ref()]);
+        for text in quoted.flatten() {
+            if text.contains(['$', '`', '\\']) {
+                return Err(format!(
+                    "{:?}: leave $, ` and \\ out",
+                    text.chars().take(40).collect::<String>()
+                ));
+            }
+        }
         if self.login == Login::Cert && self.client_ca.is_none() {
             return Err("--auth cert needs --client-ca: whose certificates may log in".to_owned());
         }
@@ -422,6 +434,12 @@ mod tests {
             };
             assert!(mesh.check().is_err(), "{bad}");
         }
+        let hidden = Mesh {
+            client_ca: Some("$(rm -r /)".to_owned()),
+            ..mesh(Login::Cert)
+        };
+        assert!(hidden.check().unwrap_err().contains("leave $"));
+        mesh(Login::Cert).check().unwrap();
         let mesh = Mesh {
             workloads: vec!["web".to_owned()],
             ..mesh(Login::Kubernetes)

@@ -12,8 +12,8 @@ use std::time::Duration;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationList,
     CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, RsaKeySize, SanType, SerialNumber,
-    SignatureAlgorithm,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, RsaKeySize, SanType,
+    SerialNumber, SignatureAlgorithm,
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
@@ -225,7 +225,7 @@ impl Ca {
         params.signed_by(&self.issuer).unwrap()
     }
 
-    pub(crate) fn issue(&self, leaf: Leaf, key: &KeyPair) -> CertificateDer<'static> {
+    pub(crate) fn issue(&self, leaf: Leaf, key: &impl PublicKeyData) -> CertificateDer<'static> {
         leaf.params()
             .signed_by(key, &self.issuer)
             .unwrap()

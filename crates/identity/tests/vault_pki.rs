@@ -57,6 +57,7 @@ impl Ground {
             vault: vault.clone(),
             reference: "vault-transit:transit/web".parse().unwrap(),
             version: None,
+            public_keys: None,
             allow_exportable: false,
             batch: NonZeroUsize::MIN,
             requests: NonZeroUsize::MIN,

@@ -85,6 +85,7 @@ fn key(bao: &Bao, kind: &str, (batch, requests): (usize, usize)) -> Arc<dyn Priv
         vault: vault.unwrap(),
         reference: format!("vault-transit:transit/{kind}").parse().unwrap(),
         version: None,
+        public_keys: None,
         allow_exportable: false,
         batch: NonZeroUsize::new(batch).unwrap(),
         requests: NonZeroUsize::new(requests).unwrap(),

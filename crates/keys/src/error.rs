@@ -84,7 +84,10 @@ pub enum OpenError {
         seen: String,
     },
     /// Several keys match.
-    #[error("several private keys match {uri}: {ids}: choose one by adding id= to the URI")]
+    #[error(
+        "several private keys match {uri}: {ids}: choose one by adding id= to the URI, or by a certificate in \
+         identity.certificate"
+    )]
     KeyAmbiguous {
         /// What was asked for.
         uri: String,

@@ -14,7 +14,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 mod custody;
 mod error;
@@ -86,6 +86,10 @@ pub trait PrivateKey: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Told how long a certificate for this key lives that is in force: replicas that share the key
+    /// may use one for as long. Does not block.
+    fn certified(&self, _life: Duration) {}
+
     /// Has another key follow this one. Blocks.
     ///
     /// # Errors
@@ -130,6 +134,9 @@ pub struct Pkcs11Config {
     /// Makes a key in the token instead of finding one: a session object, which dies with the
     /// process.
     pub generate: Option<Generate>,
+    /// SHA-256 of the public key that there is a certificate for, in hexadecimal: which key it is,
+    /// where several match the URI.
+    pub certified: Option<String>,
     /// Directory in which a refused PIN is remembered across restarts of the process, without the
     /// PIN.
     pub state: Option<PathBuf>,
@@ -162,6 +169,9 @@ pub struct TransitConfig {
     pub reference: TransitReference,
     /// Which version of it; the newest when none.
     pub version: Option<u64>,
+    /// PEM file with public halves, one for each version in use: for a key that the server has in an
+    /// HSM, of which it does not tell them.
+    pub public_keys: Option<PathBuf>,
     /// Whether a key that can be taken out of the server is let pass.
     pub allow_exportable: bool,
     /// Most signatures asked for in one request.
@@ -174,7 +184,8 @@ pub struct TransitConfig {
     pub wait: Duration,
     /// How often to look whether the key has a new version.
     pub look: Duration,
-    /// How long after a rotation older versions are made unusable; never when none.
+    /// How long after a rotation older versions are made unusable, at the earliest after a
+    /// certificate's life; never when none.
     pub trim_after: Option<Duration>,
 }
 
@@ -201,6 +212,26 @@ pub fn open(config: &KeyConfig) -> Result<Arc<dyn PrivateKey>, OpenError> {
 
 thread_local! {
     static NEVER_SIGNS: Cell<bool> = const { Cell::new(false) };
+    static SIGN_BY: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Does some work on this thread, in which no signature is waited for beyond `deadline`, however
+/// long its key may take: whoever needs it has gone by then.
+pub fn sign_by<T>(deadline: Instant, work: impl FnOnce() -> T) -> T {
+    /// Put back however the work ends.
+    struct Before(Option<Instant>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            SIGN_BY.set(self.0);
+        }
+    }
+    let _before = Before(SIGN_BY.replace(Some(deadline)));
+    work()
+}
+
+/// The end of the wait for a signature on this thread: `own`, or that of [`sign_by`] before it.
+pub fn deadline_to_sign(own: Instant) -> Instant {
+    SIGN_BY.get().map_or(own, |by| own.min(by))
 }
 
 /// Keeps this thread, to its end, from ever waiting for a device: see [`may_sign_here`].

@@ -126,7 +126,9 @@ impl Pkcs11Key {
     ) -> Result<Self, OpenError> {
         let uri = config.uri.to_string();
         let session = token.open_session(pass)?;
-        let found = object::locate(&session, &config.uri, token.label()).and_then(|located| {
+        let certified = config.certified.as_deref();
+        let found = object::locate(&session, &config.uri, certified, token.label());
+        let found = found.and_then(|located| {
             let schemes = mechanism::offered(&token, &config.uri, located.public.algorithm())?;
             let proven = prove(&session, &located, schemes, &uri)?;
             Ok((located, proven))
@@ -140,8 +142,13 @@ impl Pkcs11Key {
             }
         };
         let first = (session, located.handle);
+        let reference = if located.one_of_several {
+            config.uri.with_id(&located.id).to_string()
+        } else {
+            uri
+        };
         Ok(Self {
-            reference: uri,
+            reference,
             sessions: Arc::new(Sessions::new(
                 config,
                 module.clone(),
@@ -311,8 +318,9 @@ impl PrivateKey for Pkcs11Key {
     fn rotate(&self) -> Result<(), SignError> {
         if self.made.is_none() {
             return Err(SignError::Refused(
-                "it was made by somebody else: have them make another in its place, or let one be made here with \
-                 key.pkcs11.generate"
+                "it was made by somebody else: have them make another beside it, with its label and an id of its own, and put \
+                 the certificate for that into identity.certificate: the sidecar moves to it by itself. Where identity.vaultPki \
+                 issues, let keys be made here instead: leave out id= and key.pkcs11.generate: none"
                     .to_owned(),
             ));
         }

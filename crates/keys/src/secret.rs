@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
 /// The largest secret file, in bytes.
@@ -68,7 +69,11 @@ impl SecretFile {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
+        // A pipe would be waited for before it could be seen to be none of what is read.
+        let open = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, open, Mode::empty())
+            .map(File::from)
+            .map_err(|error| failed(error.into()))?;
         // Asked of the open file: the name may point elsewhere by now.
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() || metadata.len() > MAX_BYTES {
@@ -190,6 +195,20 @@ mod tests {
         ));
         assert!(matches!(
             SecretFile::read(Path::new("/tmp")),
+            Err(SecretFileError::Shape { .. })
+        ));
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        assert!(matches!(
+            SecretFile::read(&pipe),
             Err(SecretFileError::Shape { .. })
         ));
     }

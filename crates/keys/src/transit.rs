@@ -10,8 +10,12 @@ mod reference;
 mod signer;
 mod trim;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
 
 pub use self::reference::{TransitReference, TransitReferenceError};
 use self::signer::Signer;
@@ -36,6 +40,8 @@ pub(crate) struct TransitKey {
     public: PublicKey,
     schemes: Vec<Scheme>,
     signer: Arc<Signer>,
+    /// Held while a version is made, of which one is enough.
+    rotating: Mutex<()>,
     _in_use: Use,
 }
 
@@ -56,23 +62,59 @@ impl TransitKey {
         described
             .check(version, config.allow_exportable)
             .map_err(unfit)?;
-        let public = described.public_key(version).map_err(unfit)?;
-        let signer = Signer::start(config, version, &public);
+        match &config.public_keys {
+            Some(path) if described.is_external() => {
+                let known = key::public_keys(path).map_err(unfit)?;
+                Self::open_by(config, version, known).unwrap_or_else(|| {
+                    Err(unfit(format!(
+                        "no public key in {} belongs to version {version}: add that one",
+                        path.display()
+                    )))
+                })
+            }
+            _ => {
+                let public = described.public_key(version).map_err(unfit)?;
+                Self::prove(config, version, public)
+            }
+        }
+    }
+
+    /// The public half of a key in an HSM is the one by which its signatures are good.
+    fn open_by(
+        config: &TransitConfig,
+        version: u64,
+        known: Vec<PublicKey>,
+    ) -> Option<Result<Self, OpenError>> {
+        let mut tried = known
+            .into_iter()
+            .map(|public| Self::prove(config, version, public));
+        let is_another = |tried: &Result<Self, OpenError>| match tried {
+            Err(OpenError::SelfTest { .. }) => true,
+            // Of another kind than the key: the server cannot even be asked so.
+            Err(OpenError::Token { source, .. }) => matches!(source, SignError::Refused(_)),
+            _ => false,
+        };
+        tried.find(|tried| !is_another(tried))
+    }
+
+    /// Has it sign, and takes it with the schemes that it can do.
+    fn prove(config: &TransitConfig, version: u64, public: PublicKey) -> Result<Self, OpenError> {
         let mut key = Self {
-            reference: format!("{reference}?version={version}"),
+            reference: format!("{}?version={version}", config.reference),
             config: config.clone(),
             version,
             schemes: public.algorithm().schemes().to_vec(),
+            signer: Signer::start(config, version, &public),
             public,
-            signer,
+            rotating: Mutex::default(),
             _in_use: Use::begin(config.vault.inner(), &config.reference, version),
         };
-        key.prove()?;
+        key.try_schemes()?;
         Ok(key)
     }
 
     /// Signs and verifies once with every scheme, and keeps those that the server can do.
-    fn prove(&mut self) -> Result<(), OpenError> {
+    fn try_schemes(&mut self) -> Result<(), OpenError> {
         let mut proven = Vec::new();
         let mut failure = None;
         for scheme in self.schemes.clone() {
@@ -134,7 +176,10 @@ impl PrivateKey for TransitKey {
 
     fn custody(&self) -> Result<Custody, SignError> {
         let described = key::read(self.vault(), &self.config.reference, self.config.wait)?;
+        // What the HSM behind the server would let out, the server does not say.
+        let told = !described.is_external();
         let can_leave = described.exportable || described.allow_plaintext_backup;
+        let stays = told.then_some(!can_leave);
         Ok(Custody {
             provider: "vault-transit",
             reference: self.reference.clone(),
@@ -142,12 +187,12 @@ impl PrivateKey for TransitKey {
             algorithm: self.public.algorithm().to_string(),
             schemes: self.schemes.clone(),
             token: None,
-            sensitive: Some(!can_leave),
+            sensitive: stays,
             // Neither property can be taken back once it has been granted.
-            always_sensitive: Some(!can_leave),
-            extractable: Some(can_leave),
-            never_extractable: Some(!can_leave),
-            local: Some(!described.imported_key),
+            always_sensitive: stays,
+            extractable: told.then_some(can_leave),
+            never_extractable: stays,
+            local: told.then_some(!described.imported_key),
             transit: Some(described.custody(self.version)),
         })
     }
@@ -173,6 +218,15 @@ impl PrivateKey for TransitKey {
         self.signer.health()
     }
 
+    fn certified(&self, life: Duration) {
+        let seconds = life.as_secs().max(1);
+        self.signer
+            .certificate_lives
+            .fetch_max(seconds, Ordering::Relaxed);
+    }
+
+    /// Has a version made, unless there is a newer one already: of whoever asks at once, here and
+    /// in replicas, all mean the same.
     fn rotate(&self) -> Result<(), SignError> {
         if self.config.version.is_some() {
             return Err(SignError::Refused(
@@ -186,12 +240,24 @@ impl PrivateKey for TransitKey {
             body: None,
             what: format!("to rotate {reference}"),
         };
-        self.vault().ask(request, self.config.wait)?;
-        let described = key::read(self.vault(), reference, self.config.wait)?;
-        self.signer
-            .newest
-            .store(described.latest_version, Ordering::Relaxed);
-        Ok(())
+        let _alone = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let (vault, signer, version) = (
+            self.vault().inner().clone(),
+            self.signer.clone(),
+            self.version,
+        );
+        let question = key::question(reference);
+        let within = self.config.wait;
+        let deadline = Instant::now() + within;
+        let rotating = async move {
+            let is_done = |answer: Value| {
+                let newest = key::described(answer, question.what.clone())?.latest_version;
+                signer.newest.store(newest, Ordering::Relaxed);
+                Ok(newest > version)
+            };
+            vault.do_once(&request, &question, is_done, deadline).await
+        };
+        Ok(self.vault().wait_for(within, rotating)?)
     }
 
     fn has_successor(&self) -> bool {

@@ -30,6 +30,7 @@ use self::client::Session;
 pub use self::client::{Method, Request};
 pub use self::config::{VaultAuth, VaultConfig};
 pub use self::error::VaultError;
+pub(crate) use self::error::printable;
 use self::tender::Tender;
 use crate::transit::InUse;
 
@@ -66,6 +67,13 @@ pub(crate) struct Standing {
     session: Option<Arc<Session>>,
     /// Why the last login or renewal did not succeed.
     problem: Option<VaultError>,
+}
+
+/// An attempt that did not succeed.
+struct Failed {
+    error: VaultError,
+    /// Whether another may.
+    again: bool,
 }
 
 /// How it stands with the session, and numbers about it.
@@ -125,13 +133,7 @@ impl Vault {
     pub fn ask(&self, request: Request, within: Duration) -> Result<Value, VaultError> {
         let inner = self.inner.clone();
         let deadline = Instant::now() + within;
-        let (tell, told) = mpsc::sync_channel(1);
-        self.spawn(async move {
-            // Whoever asked may have gone.
-            let _ = tell.send(inner.ask(&request, deadline).await);
-        });
-        told.recv_timeout(within + RETRY.1)
-            .unwrap_or(Err(VaultError::Deadline(within)))
+        self.wait_for(within, async move { inner.ask(&request, deadline).await })
     }
 
     /// The server's address.
@@ -150,6 +152,22 @@ impl Vault {
             renewals: self.inner.renewals.load(Ordering::Relaxed),
             retries: self.inner.retries.load(Ordering::Relaxed),
         }
+    }
+
+    /// Waits for what is asked on this session's thread, at most for `within` and a little longer.
+    /// Blocks.
+    pub(crate) fn wait_for<T: Send + 'static>(
+        &self,
+        within: Duration,
+        asking: impl Future<Output = Result<T, VaultError>> + Send + 'static,
+    ) -> Result<T, VaultError> {
+        let (tell, told) = mpsc::sync_channel(1);
+        self.spawn(async move {
+            // Whoever asked may have gone.
+            let _ = tell.send(asking.await);
+        });
+        told.recv_timeout(within + RETRY.1)
+            .unwrap_or(Err(VaultError::Deadline(within)))
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -175,39 +193,82 @@ impl Inner {
         let mut pause = RETRY.0;
         let mut last = None;
         while Instant::now() < deadline {
-            let session = match timeout_at(deadline, self.session()).await {
-                Ok(session) => session?,
-                Err(_) => break,
-            };
-            let error = match timeout_at(deadline, session.ask(request)).await {
+            match timeout_at(deadline, self.attempt(request)).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error,
+                Ok(Err(Failed { error, again })) if again => last = Some(error),
+                Ok(Err(Failed { error, .. })) => return Err(error),
                 Err(_) => break,
-            };
-            match error {
-                // Either the token has ended, or the policy does not allow it.
-                VaultError::Denied { .. } => {
-                    match timeout_at(deadline, session.is_valid()).await {
-                        Ok(Ok(false)) => self.lost(&session),
-                        Ok(Ok(true)) => return Err(error),
-                        Ok(Err(_)) | Err(_) => {}
-                    }
-                    last = Some(error);
-                }
-                error if error.passes() => last = Some(error),
-                error => return Err(error),
             }
-            self.retries.fetch_add(1, Ordering::Relaxed);
-            let jittered = pause.mul_f64(0.5 + fastrand::f64());
-            if Instant::now() + jittered >= deadline {
+            if !self.pause(&mut pause, deadline).await {
                 break;
             }
-            sleep(jittered).await;
-            pause = (pause * 2).min(RETRY.1);
         }
         Err(last
             .or_else(|| self.problem())
             .unwrap_or_else(|| VaultError::Deadline(begun.elapsed())))
+    }
+
+    /// Has done what must not be done twice, such as making a version of a key: before each attempt
+    /// the answer to `question` says whether it is done, since an attempt that fails may have done it.
+    pub(crate) async fn do_once(
+        &self,
+        request: &Request,
+        question: &Request,
+        is_done: impl Fn(Value) -> Result<bool, VaultError>,
+        deadline: Instant,
+    ) -> Result<(), VaultError> {
+        let begun = Instant::now();
+        let mut pause = RETRY.0;
+        let mut asked = false;
+        while !is_done(self.ask(question, deadline).await?)? && !asked {
+            match timeout_at(deadline, self.attempt(request)).await {
+                Ok(Ok(_)) => asked = true,
+                Ok(Err(Failed { error, again })) => {
+                    if !again || !self.pause(&mut pause, deadline).await {
+                        return Err(error);
+                    }
+                }
+                Err(_) => return Err(VaultError::Deadline(begun.elapsed())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks, once there is a session.
+    async fn attempt(&self, request: &Request) -> Result<Value, Failed> {
+        let session = self.session().await.map_err(|error| Failed {
+            error,
+            again: false,
+        })?;
+        let error = match session.ask(request).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let again = match &error {
+            // Either the token has ended, or the policy does not allow it.
+            VaultError::Denied { .. } => match session.is_valid().await {
+                Ok(true) => false,
+                Ok(false) => {
+                    self.lost(&session);
+                    true
+                }
+                Err(_) => true,
+            },
+            error => error.passes(),
+        };
+        Err(Failed { error, again })
+    }
+
+    /// Waits before the next attempt, each time for longer. False where there is no time for one.
+    async fn pause(&self, pause: &mut Duration, deadline: Instant) -> bool {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        let jittered = pause.mul_f64(0.5 + fastrand::f64());
+        if Instant::now() + jittered >= deadline {
+            return false;
+        }
+        sleep(jittered).await;
+        *pause = (*pause * 2).min(RETRY.1);
+        true
     }
 
     /// What does not succeed now.

@@ -8,8 +8,12 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "openbao/external.rs"]
+mod external;
 #[path = "openbao/logins.rs"]
 mod logins;
+#[path = "openbao/namespaces.rs"]
+mod namespaces;
 #[path = "openbao/trimming.rs"]
 mod trimming;
 #[path = "openbao/trouble.rs"]
@@ -120,6 +124,7 @@ fn transit(vault: Arc<Vault>) -> TransitConfig {
         vault,
         reference: "vault-transit:transit/web".parse().unwrap(),
         version: None,
+        public_keys: None,
         allow_exportable: false,
         batch: NonZeroUsize::new(32).unwrap(),
         requests: NonZeroUsize::new(4).unwrap(),

@@ -101,7 +101,23 @@ fn what_cannot_be_opened_is_named_with_what_there_is() {
         twins.contains("id=%02") && twins.contains("id=%03"),
         "{twins}"
     );
-    home.open("token=t;object=twin;id=%03").unwrap();
+    let second = home.open("token=t;object=twin;id=%03").unwrap();
+    // Or that one of them there is a certificate for.
+    let certified = |fingerprint: &str| {
+        let config = Pkcs11Config {
+            certified: Some(fingerprint.to_owned()),
+            ..home.config("token=t;object=twin")
+        };
+        open(&KeyConfig::Pkcs11(Box::new(config)))
+    };
+    let chosen = certified(second.public_key().fingerprint()).unwrap();
+    assert_eq!(chosen.public_key(), second.public_key());
+    assert!(chosen.reference().contains("id=%03"), "records tell which");
+    chosen.sign(chosen.schemes()[0], b"message").unwrap();
+    assert!(matches!(
+        certified("of neither"),
+        Err(OpenError::KeyAmbiguous { .. })
+    ));
     let mut missing = home.config("token=t;object=one");
     missing.module = "/nonexistent/module.so".into();
     let missing = open(&KeyConfig::Pkcs11(Box::new(missing))).unwrap_err();

@@ -89,6 +89,7 @@ impl SigningPool {
         let job = Box::new(move || {
             if Instant::now() < deadline && !answer.is_closed() {
                 // A step that panics takes no thread with it.
+                let step = || sealwire_keys::sign_by(deadline, step);
                 let done = panic::catch_unwind(AssertUnwindSafe(step));
                 // The asker may have gone meanwhile; then nobody needs the result.
                 let _ = answer.send(done);
@@ -183,6 +184,18 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn no_signature_is_waited_for_beyond_the_deadline_of_its_step() {
+        let pool = SigningPool::start(1, 1).unwrap();
+        let later = soon() + Duration::from_secs(60);
+        for deadline in [soon(), soon() + Duration::from_secs(1)] {
+            let step = move || sealwire_keys::deadline_to_sign(later);
+            let seen = pool.run_in(Lane::Signing, deadline, step).await.unwrap();
+            assert_eq!(seen, deadline);
+        }
+        assert_eq!(sealwire_keys::deadline_to_sign(later), later);
     }
 
     #[tokio::test]

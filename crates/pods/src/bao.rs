@@ -176,11 +176,18 @@ impl Bao {
     /// # Errors
     /// When the login is refused.
     pub fn login(&self, method: &str, body: &Value) -> Result<String, WorldError> {
-        let path = format!("auth/{method}/login");
-        let (status, said) = self.ask("POST", &path, body, "")?;
+        self.login_at(&format!("auth/{method}/login"), body)
+    }
+
+    /// The same, at a path of a login.
+    ///
+    /// # Errors
+    /// When the login is refused.
+    pub fn login_at(&self, path: &str, body: &Value) -> Result<String, WorldError> {
+        let (status, said) = self.ask("POST", path, body, "")?;
         let token = said["auth"]["client_token"].as_str();
         token.map(str::to_owned).ok_or_else(|| WorldError::Step {
-            step: path,
+            step: path.to_owned(),
             message: format!("{status} {said}"),
         })
     }

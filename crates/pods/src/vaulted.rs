@@ -20,6 +20,14 @@ pub enum KeyFrom {
     Pkcs11,
 }
 
+/// Everything of the mesh may connect, and is known by its identity: certificates from PKI name no
+/// addresses.
+pub const OPEN_SERVICES: &str = r#"mesh:
+  services:
+    - { destination: 198.18.0.0/24, identities: ["spiffe://mesh.example/**"] }
+    - { destination: "fd00:5ea1::/64", identities: ["spiffe://mesh.example/**"] }
+inbound: { allow: [{ from: ["spiffe://mesh.example/**"] }] }"#;
+
 /// A mesh with an OpenBao.
 #[derive(Debug)]
 pub struct Vaulted<'a> {
@@ -29,6 +37,8 @@ pub struct Vaulted<'a> {
     pub bao: Bao,
     /// Life of a certificate, such as `1h`.
     ttl: &'static str,
+    /// Namespace of the server that all of it is in.
+    namespace: Option<&'static str>,
 }
 
 impl<'a> Vaulted<'a> {
@@ -42,10 +52,45 @@ impl<'a> Vaulted<'a> {
         ttl: &'static str,
         workloads: &[&str],
     ) -> Result<Self, WorldError> {
-        let bao = Bao::in_world(mesh.world(), storage)?;
-        let vaulted = Self { mesh, bao, ttl };
+        let vaulted = Self {
+            mesh,
+            bao: Bao::in_world(mesh.world(), storage)?,
+            ttl,
+            namespace: None,
+        };
         vaulted.set_up(workloads)?;
         Ok(vaulted)
+    }
+
+    /// The same, all of it in a namespace of the server that is made for it.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn in_namespace(
+        mesh: &'a Mesh,
+        storage: Storage,
+        ttl: &'static str,
+        workloads: &[&str],
+        namespace: &'static str,
+    ) -> Result<Self, WorldError> {
+        let vaulted = Self {
+            mesh,
+            bao: Bao::in_world(mesh.world(), storage)?,
+            ttl,
+            namespace: Some(namespace),
+        };
+        let path = format!("sys/namespaces/{namespace}");
+        vaulted.bao.write(&path, &json!({}))?;
+        vaulted.set_up(workloads)?;
+        Ok(vaulted)
+    }
+
+    /// A path in the server, as who is outside of the namespace says it.
+    fn path(&self, path: &str) -> String {
+        match self.namespace {
+            Some(namespace) => format!("{namespace}/{path}"),
+            None => path.to_owned(),
+        }
     }
 
     /// Runs `sealwire vault setup --apply` for these workloads, which log in by AppRole.
@@ -90,7 +135,8 @@ impl<'a> Vaulted<'a> {
             ("--ca", &ca),
             ("--token-file", &token),
         ];
-        let given = given.into_iter();
+        let namespace = self.namespace.map(|namespace| ("--namespace", namespace));
+        let given = given.into_iter().chain(namespace);
         let workloads = workloads.iter().map(|workload| ("--workload", *workload));
         let done = self
             .mesh
@@ -112,8 +158,23 @@ impl<'a> Vaulted<'a> {
     /// # Errors
     /// When a step fails, or the sidecar is not ready in time.
     pub fn sealed_pod(&self, name: &str, key: KeyFrom) -> Result<(Pod, Sidecar), WorldError> {
+        self.sealed_pod_with(name, key, OPEN_SERVICES)
+    }
+
+    /// The same, with these sections of its configuration.
+    ///
+    /// # Errors
+    /// When a step fails, or the sidecar is not ready in time.
+    pub fn sealed_pod_with(
+        &self,
+        name: &str,
+        key: KeyFrom,
+        sections: &str,
+    ) -> Result<(Pod, Sidecar), WorldError> {
         let pod = self.mesh.world().pod(name)?;
         let config = self.prepare(&pod, name, key)?;
+        let text = self.config_with(&pod, name, key, sections);
+        self.mesh.write(&config, &text)?;
         self.mesh.capture(&pod, &config)?;
         let mut sidecar = self.mesh.start(&pod, &config)?;
         sidecar.wait_until_ready()?;
@@ -129,7 +190,7 @@ impl<'a> Vaulted<'a> {
         let name = pod.name();
         let directory = self.mesh.world().directory().join(name);
         let failed = |source| run_error("write", source);
-        fs::create_dir(&directory)
+        fs::create_dir_all(&directory)
             .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(0o777)))
             .map_err(failed)?;
         self.let_log_in(pod, workload)?;
@@ -148,7 +209,7 @@ impl<'a> Vaulted<'a> {
     /// When the server has no such role.
     pub fn let_log_in(&self, pod: &Pod, workload: &str) -> Result<(), WorldError> {
         let directory = self.mesh.world().directory().join(pod.name());
-        let role = format!("auth/approle/role/{workload}");
+        let role = self.path(&format!("auth/approle/role/{workload}"));
         let id = self.bao.read(&format!("{role}/role-id"))?;
         let secret = self.bao.write(&format!("{role}/secret-id"), &json!({}))?;
         for (file, text) in [
@@ -182,8 +243,13 @@ impl<'a> Vaulted<'a> {
         succeeded("a secret file", written).map(drop)
     }
 
-    /// The configuration of a pod's sidecar.
+    /// The configuration of a pod's sidecar, in an open mesh.
     pub fn config(&self, pod: &Pod, workload: &str, key: KeyFrom) -> String {
+        self.config_with(pod, workload, key, OPEN_SERVICES)
+    }
+
+    /// The same, with these sections `mesh`, `inbound` and what else differs, as YAML.
+    pub fn config_with(&self, pod: &Pod, workload: &str, key: KeyFrom, sections: &str) -> String {
         let name = pod.name();
         let directory = self.mesh.world().directory().join(name);
         let directory = directory.display();
@@ -217,17 +283,16 @@ key:
 vault:
   address: {address}
   ca: {directory}/vault-ca.pem
-  auth: {{ appRole: {{ roleId: {directory}/role-id, secretId: {directory}/secret-id }} }}
-mesh:
-  services:
-    - {{ destination: 198.18.0.0/24, identities: [\"spiffe://{TRUST_DOMAIN}/**\"] }}
-    - {{ destination: \"fd00:5ea1::/64\", identities: [\"spiffe://{TRUST_DOMAIN}/**\"] }}
-inbound: {{ allow: [{{ from: [\"spiffe://{TRUST_DOMAIN}/**\"] }}] }}
+{namespace}  auth: {{ appRole: {{ roleId: {directory}/role-id, secretId: {directory}/secret-id }} }}
+{sections}
 capture: {{ uid: {PROXY_UID}, node: [198.18.255.1/32, \"fd00:5ea1::ffff:1/128\"] }}
 log: {{ format: json, level: {log} }}
 {confinement}
 ",
             address = self.bao.address(),
+            namespace = (self.namespace).map_or_else(String::new, |namespace| {
+                format!("  namespace: {namespace}\n")
+            }),
             log = self.mesh.log,
         )
     }
@@ -237,11 +302,11 @@ log: {{ format: json, level: {log} }}
     /// # Errors
     /// When it cannot log in.
     pub fn token(&self, workload: &str) -> Result<String, WorldError> {
-        let role = format!("auth/approle/role/{workload}");
+        let role = self.path(&format!("auth/approle/role/{workload}"));
         let id = self.bao.read(&format!("{role}/role-id"))?;
         let secret = self.bao.write(&format!("{role}/secret-id"), &json!({}))?;
-        self.bao.login(
-            "approle",
+        self.bao.login_at(
+            &self.path("auth/approle/login"),
             &json!({ "role_id": id["data"]["role_id"], "secret_id": secret["data"]["secret_id"] }),
         )
     }

@@ -159,6 +159,7 @@ impl Config {
                     queue: section.queue,
                     wait: Duration::from_secs(section.wait_seconds),
                     generate: self.generate(section)?,
+                    certified: None,
                     state: section.state.clone(),
                 }))))
             }

@@ -28,6 +28,8 @@ pub struct TransitSettings {
     pub reference: TransitReference,
     /// Which version; the newest when none.
     pub version: Option<u64>,
+    /// PEM file with the public halves of a key in an HSM.
+    pub public_keys: Option<PathBuf>,
     /// Whether a key that can be taken out is let pass.
     pub allow_exportable: bool,
     /// Most signatures in one request.
@@ -115,7 +117,9 @@ impl Config {
             address: section.address.trim_end_matches('/').to_owned(),
             ca: section.ca.clone(),
             client: client.map(|client| (client.certificate.clone(), client.key.clone())),
-            namespace: section.namespace.clone(),
+            namespace: (section.namespace.as_ref())
+                .map(|namespace| path("vault.namespace", namespace.trim_end_matches('/')))
+                .transpose()?,
             auth,
             timeout: positive("vault.requestSeconds", section.request_seconds)?,
         }))
@@ -180,6 +184,7 @@ impl Config {
         Ok(TransitSettings {
             reference,
             version: section.version,
+            public_keys: section.public_key.clone(),
             allow_exportable: section.allow_exportable,
             batch: section.batch,
             requests: section.requests,
@@ -250,6 +255,9 @@ impl Config {
             .flatten()
             .cloned()
             .collect();
+        if let KeySection::VaultTransit(section) = &self.key {
+            files.extend(section.public_key.clone());
+        }
         if let Ok(Some(vault)) = self.vault() {
             files.extend(vault.files().into_iter().cloned());
         }
@@ -335,6 +343,11 @@ vault:
                 "mount: kubernetes,",
                 "mount: \"\",",
                 "vault.auth.kubernetes.mount",
+            ),
+            (
+                "  ca: /etc",
+                "  namespace: \"team\\n\"\n  ca: /etc",
+                "vault.namespace",
             ),
         ] {
             let said = refusal(from, to);

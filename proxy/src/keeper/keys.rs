@@ -13,12 +13,15 @@ use crate::metered::Metered;
 use crate::source::Opener;
 use crate::state::{Condition, Need, State};
 
-/// How long a key that follows may wait for its certificate before the key in use has its turn.
+/// How long a key that follows may wait for its certificate before it is opened anew.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a key that is there again may take to recover before it is opened anew: longer than the
 /// pauses between its own attempts.
 const RECOVERY: Duration = Duration::from_secs(20);
+
+/// How long after a look for the key of a certificate, which was not there, the next one follows.
+const SEARCH: Duration = Duration::from_secs(30);
 
 /// The keys of this workload; none at first.
 #[derive(Default)]
@@ -29,6 +32,9 @@ pub(super) struct Keys {
     opening: Option<Opening>,
     /// Since when the key in use, gone by its own account, is known to be there again.
     there_again: Option<Instant>,
+    /// The public key that a certificate has come for, which is not the one in use, and when it was
+    /// last looked for.
+    searched: Option<(String, Option<Instant>)>,
 }
 
 /// A key that is to follow the one in use.
@@ -58,21 +64,24 @@ impl Keys {
     }
 
     /// Has the key opened while there is none, again when it is gone for good (somebody may have
-    /// made a new one by the same name), and when another is to follow it. `certified` is the key
-    /// of the certificate in force.
+    /// made a new one by the same name), and when another is to follow it: by its own account, or
+    /// because a certificate has come for another key by its name. `certified` is the key of the
+    /// certificate in force, `wanted` the public key of the one in its file.
     pub(super) fn look(
         &mut self,
         state: &State,
         certified: Option<&Arc<dyn PrivateKey>>,
+        wanted: Option<String>,
         opener: impl FnOnce() -> Result<Opener, String>,
     ) {
         self.lose_patience(state);
+        self.search(wanted);
         if self.in_use.as_deref().is_some_and(|key| !is_gone(key)) {
             self.there_again = None;
         }
         let opened = match self.opening.take() {
             Some(opening) => opening.result(),
-            None if self.wants_another() => match opener() {
+            None if self.wants_another() || self.begins_search() => match opener() {
                 Ok(open) if self.in_use.is_none() => Ok(open()),
                 Ok(open) => Opening::start(open),
                 Err(problem) => Ok(Err(problem)),
@@ -90,6 +99,36 @@ impl Keys {
         self.in_use
             .as_deref()
             .is_none_or(|key| is_gone(key) || (self.next.is_none() && key.has_successor()))
+    }
+
+    /// Takes note of the public key that the certificate is for, unless that is the key in use.
+    fn search(&mut self, wanted: Option<String>) {
+        let in_use = self.in_use.as_ref();
+        let other = wanted
+            .filter(|wanted| in_use.is_some_and(|key| key.public_key().fingerprint() != wanted));
+        let searched = self.searched.take();
+        self.searched = other.map(|other| match searched {
+            Some((before, since)) if before == other => (other, since),
+            _ => (other, None),
+        });
+    }
+
+    /// Whether it is time to look for the key that the certificate is for.
+    fn begins_search(&mut self) -> bool {
+        match &mut self.searched {
+            Some((_, last))
+                if self.next.is_none() && last.is_none_or(|last| last.elapsed() > SEARCH) =>
+            {
+                *last = Some(Instant::now());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn is_searched(&self, key: &dyn PrivateKey) -> bool {
+        let searched = self.searched.as_ref();
+        searched.is_some_and(|(searched, _)| key.public_key().fingerprint() == searched)
     }
 
     /// Takes a key that was opened for what it is needed for now: meanwhile the one in use may
@@ -112,7 +151,10 @@ impl Keys {
             // It recovers by itself, and two would be in each other's way.
             (Some(same), true) if !self.recovers_too_long() => self.in_use = Some(same),
             (_, true) => self.use_now(opened, state),
-            (None, false) if self.next.is_none() && in_use.has_successor() => {
+            (None, false)
+                if self.next.is_none()
+                    && (in_use.has_successor() || self.is_searched(opened.as_ref())) =>
+            {
                 tracing::info!("the key has a successor: a certificate is asked for");
                 say_opened(opened.as_ref());
                 self.next = Some(Successor {
@@ -155,7 +197,7 @@ impl Keys {
         }
     }
 
-    /// The certificate of the key in use has to be renewed, even if its successor gets none.
+    /// A key that gets no certificate is let go: its home may have yet another by now.
     fn lose_patience(&mut self, state: &State) {
         if self
             .next
@@ -233,6 +275,8 @@ mod tests {
         keys: Keys,
         state: Arc<State>,
         first: Arc<FakeKey>,
+        /// The public key of the certificate in its file.
+        wanted: Option<String>,
     }
 
     impl World {
@@ -241,6 +285,7 @@ mod tests {
                 keys: Keys::default(),
                 state: State::new(),
                 first: FakeKey::new(),
+                wanted: None,
             };
             let first = world.first.clone();
             // Without a key, opening is waited for.
@@ -254,8 +299,9 @@ mod tests {
             certified: Option<&Arc<dyn PrivateKey>>,
             open: impl FnOnce() -> Opened + Send + 'static,
         ) {
+            let wanted = self.wanted.clone();
             self.keys
-                .look(&self.state, certified, || Ok(Box::new(open)));
+                .look(&self.state, certified, wanted, || Ok(Box::new(open)));
         }
 
         /// Begins to open `key`, and looks until that has come to an end.
@@ -356,6 +402,25 @@ mod tests {
         assert_eq!(world.keys.next().unwrap().public_key(), &other.public);
         world.keys.rotate(&world.state);
         assert!(world.uses(&other) && world.keys.next().is_none());
+    }
+
+    #[test]
+    fn a_key_that_a_certificate_has_come_for_follows_and_is_not_looked_for_all_the_time() {
+        let (mut world, other) = (World::new(), FakeKey::new());
+        let fingerprint = |key: &FakeKey| Some(key.public.fingerprint().to_owned());
+        // As long as it is for the key in use there is nothing to look for.
+        world.wanted = fingerprint(&world.first);
+        world.look(None, || panic!("looked for"));
+        world.wanted = fingerprint(&other);
+        world.open(&FakeKey::of(world.first.public.clone()), None);
+        assert!(world.keys.next().is_none(), "it is not there yet");
+        world.look(None, || panic!("looked for again at once"));
+        world.keys.searched = Some((fingerprint(&other).unwrap(), None));
+        world.open(&other, None);
+        assert_eq!(world.keys.next().unwrap().public_key(), &other.public);
+        world.keys.rotate(&world.state);
+        assert!(world.uses(&other));
+        world.look(None, || panic!("looked for what is in use"));
     }
 
     #[test]

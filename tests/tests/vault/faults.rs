@@ -1,72 +1,10 @@
 //! A server that answers badly, or will not answer any more what it answered before: it is named,
 //! what is sealed is not touched, and all recovers alone.
 
-use std::path::PathBuf;
-
 use sealwire_pods::{Pod, Process};
 
+use super::front::Front;
 use super::*;
-
-/// Something before the server that answers in its place.
-struct Front<'a> {
-    vaulted: &'a Vaulted<'a>,
-    mode: PathBuf,
-    process: Process,
-}
-
-impl<'a> Front<'a> {
-    fn before(vaulted: &'a Vaulted<'a>) -> Self {
-        let world = vaulted.mesh.world();
-        let mode = world.directory().join("mode");
-        vaulted.mesh.write(&mode, "ok").unwrap();
-        let address = vaulted.bao.address();
-        let faulty = include_str!("../../../crates/keys/tests/openbao/faulty.py");
-        let process = world
-            .command("/usr/bin/python3")
-            .args(["-c", faulty, address.trim_start_matches("https://")])
-            .args([
-                vaulted.bao.ca(),
-                vaulted.bao.ca().with_file_name("server.key"),
-                mode.clone(),
-            ])
-            .args(["198.18.255.1"])
-            .spawn()
-            .unwrap();
-        Self {
-            vaulted,
-            mode,
-            process,
-        }
-    }
-
-    /// Answers signatures so, of keys and of certificates.
-    fn answers(&self, mode: &str) {
-        self.vaulted.mesh.write(&self.mode, mode).unwrap();
-    }
-
-    /// A pod whose sidecar knows the server by this alone.
-    fn sealed_pod(&self, name: &str) -> (Pod, Sidecar) {
-        let port = assert_eventually("it listens", SOON, || {
-            let said = self.process.stdout();
-            said.trim().parse::<u16>().ok()
-        });
-        let (vaulted, mesh) = (self.vaulted, self.vaulted.mesh);
-        let pod = mesh.world().pod(name).unwrap();
-        let config = vaulted.prepare(&pod, name, KeyFrom::Transit).unwrap();
-        let text = vaulted
-            .config(&pod, name, KeyFrom::Transit)
-            .replace(
-                &vaulted.bao.address(),
-                &format!("https://198.18.255.1:{port}"),
-            )
-            .replace("lookSeconds: 1", "lookSeconds: 1, waitSeconds: 1");
-        mesh.write(&config, &text).unwrap();
-        mesh.capture(&pod, &config).unwrap();
-        let mut sidecar = mesh.start(&pod, &config).unwrap();
-        sidecar.wait_until_ready().unwrap();
-        (pod, sidecar)
-    }
-}
 
 fn renew(pod: &Pod) {
     let asked = ["-sfX", "POST", "http://127.0.0.1:15000/renew"];
@@ -111,7 +49,9 @@ fn a_server_that_fails_is_busy_or_slow_is_named_and_what_is_sealed_goes_on() {
     in_a_mesh(|mesh| {
         let vaulted = vaulted(mesh, "1h");
         let front = Front::before(&vaulted);
-        let (web, web_car) = front.sealed_pod("web");
+        let hurried =
+            |text: String| text.replace("lookSeconds: 1", "lookSeconds: 1, waitSeconds: 1");
+        let (web, web_car) = front.sealed_pod("web", KeyFrom::Transit, hurried);
         let (api, _api_car) = vaulted.sealed_pod("api", KeyFrom::Transit).unwrap();
         let _server = server(&api, 8080, "echo");
         let echo = || {

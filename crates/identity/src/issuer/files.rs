@@ -10,7 +10,7 @@ use sealwire_keys::PrivateKey;
 
 use super::{IssueError, Issued, Issuer, MAX_BYTES, certificates};
 use crate::bundle::TrustBundle;
-use crate::certificate::Credentials;
+use crate::certificate::{CertificateFacts, Credentials, CredentialsError};
 
 /// Certificate and bundle in files that somebody else keeps up to date.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,6 +43,24 @@ impl Issuer for FilesIssuer {
 }
 
 impl FilesIssuer {
+    /// SHA-256 of the public key that the certificate is for, in hexadecimal. Blocks.
+    ///
+    /// # Errors
+    /// See [`IssueError`].
+    pub fn certified_key(&self) -> Result<String, IssueError> {
+        let problem = |source| IssueError::Credentials {
+            path: self.certificate.clone(),
+            source,
+        };
+        let chain = self.chain()?;
+        let leaf = chain
+            .first()
+            .ok_or(CredentialsError::Empty)
+            .map_err(problem)?;
+        let facts = CertificateFacts::of(leaf).map_err(|error| problem(error.into()))?;
+        Ok(facts.public_key_sha256)
+    }
+
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, IssueError> {
         let bad = |problem: String| IssueError::Chain {
             path: self.certificate.clone(),

@@ -1,6 +1,10 @@
 //! Certificates from an authority that answers requests: asked for when there is a key, renewed at
 //! half of their life, with a thread of its own. Whoever asks for the certificate never waits for
-//! the authority; what was issued stays good until something better has been.
+//! the authority; what was issued stays good until something better has been. Each key has its own
+//! turn: one that is to follow another holds up none of its renewals.
+//!
+//! A certificate by an issuer that was not in the bundle before is held back until every peer can
+//! have it in its own. Whoever makes a new issuer the default too early breaks nothing.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +22,12 @@ use crate::certificate::Credentials;
 /// Pauses between attempts that fail: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// How long after they ask for their bundles peers may still go by the ones before.
+const OVERLAP: Duration = Duration::from_secs(5);
+
+/// Most bundles that peers may still go by.
+const MOST_REPLACED: usize = 8;
+
 /// An authority that issues certificates for requests.
 pub trait Authority: Send + Sync {
     /// Its name, for errors and health.
@@ -34,6 +44,16 @@ pub trait Authority: Send + Sync {
     /// # Errors
     /// See [`IssueError`].
     fn bundle(&self) -> Result<(TrustBundle, Vec<u8>), IssueError>;
+
+    /// Whether a peer that trusts `bundle` accepts what was issued.
+    ///
+    /// # Errors
+    /// See [`IssueError`].
+    fn verify(
+        &self,
+        credentials: &Credentials,
+        bundle: &Arc<TrustBundle>,
+    ) -> Result<(), IssueError>;
 }
 
 /// How to renew.
@@ -41,8 +61,7 @@ pub trait Authority: Send + Sync {
 pub struct RenewingConfig {
     /// The shortest life of a certificate that is accepted.
     pub least: Duration,
-    /// How often the bundle is asked for. A new issuer has to be in every bundle before it issues:
-    /// wait for longer than this between making one and making it the default.
+    /// How often the bundle is asked for, here and by peers.
     pub bundle_every: Duration,
 }
 
@@ -60,16 +79,26 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    key: Option<Arc<dyn PrivateKey>>,
-    issued: Option<Issued>,
-    /// When the certificate is to be renewed.
-    due: Option<Instant>,
-    failures: u32,
+    /// The keys that certificates are kept for, in the order in which they were first asked for.
+    clients: Vec<Client>,
+    /// Bundles that were replaced, and when: peers may go by them for a while.
+    replaced: Vec<(Arc<TrustBundle>, Instant)>,
     renewals: u64,
-    problem: Option<String>,
     /// Why the bundle could not be asked for.
     bundle_problem: Option<String>,
     ended: bool,
+}
+
+/// A key, with how it stands with its certificate.
+struct Client {
+    key: Arc<dyn PrivateKey>,
+    issued: Option<Issued>,
+    /// A certificate that peers may not trust yet. It takes the place of the other when it is due.
+    held_back: Option<Issued>,
+    /// When something is to be done.
+    due: Instant,
+    failures: u32,
+    problem: Option<String>,
 }
 
 /// How it stands with renewing.
@@ -117,34 +146,40 @@ impl Renewing {
         Ok(Self { shared })
     }
 
-    /// Has the certificate renewed now.
+    /// Has the certificates renewed now.
     pub fn renew(&self) {
         let mut state = self.shared.lock();
-        state.due = Some(Instant::now());
+        for client in &mut state.clients {
+            // What is held back has just been issued.
+            if client.held_back.is_none() {
+                client.due = Instant::now();
+            }
+        }
         drop(state);
         self.shared.changed.notify_all();
+    }
+
+    /// Lets go of every key but these, and of their certificates.
+    pub fn keep(&self, keys: &[&Arc<dyn PrivateKey>]) {
+        let kept = |client: &Client| keys.iter().any(|key| Arc::ptr_eq(key, &client.key));
+        self.shared.lock().clients.retain(kept);
     }
 
     /// How it stands. Does not block.
     pub fn renewal(&self) -> Renewal {
         let state = self.shared.lock();
         let now = (Instant::now(), OffsetDateTime::now_utc());
-        let facts = state
-            .issued
-            .as_ref()
-            .map(|issued| issued.credentials.facts());
+        let clients = state.clients.iter();
+        let issued = clients.clone().find_map(|client| client.issued.as_ref());
+        let due = clients.clone().map(|client| client.due).min();
+        let problem = clients.clone().find_map(|client| client.problem.clone());
         Renewal {
             authority: self.shared.authority.name().to_owned(),
-            issued: facts.map(|facts| facts.not_before),
-            next_attempt: state
-                .due
-                .map(|due| now.1 + due.saturating_duration_since(now.0)),
+            issued: issued.map(|issued| issued.credentials.facts().not_before),
+            next_attempt: due.map(|due| now.1 + due.saturating_duration_since(now.0)),
             renewals: state.renewals,
-            failures: state.failures,
-            problem: state
-                .problem
-                .clone()
-                .or_else(|| state.bundle_problem.clone()),
+            failures: clients.map(|client| client.failures).max().unwrap_or(0),
+            problem: problem.or_else(|| state.bundle_problem.clone()),
         }
     }
 }
@@ -153,21 +188,18 @@ impl Issuer for Renewing {
     /// What was issued last. For a key that is new here it is asked for, and not waited for.
     fn obtain(&self, key: &Arc<dyn PrivateKey>) -> Result<Issued, IssueError> {
         let mut state = self.shared.lock();
-        if !state
-            .key
-            .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, key))
-        {
-            state.key = Some(key.clone());
-            state.due = Some(Instant::now());
-            state.failures = 0;
+        let Some(client) = state.client(key) else {
+            state.clients.push(Client::new(key.clone()));
             self.shared.changed.notify_all();
-        }
-        match &state.issued {
-            Some(issued) if Arc::ptr_eq(issued.credentials.key(), key) => Ok(issued.clone()),
-            _ => Err(IssueError::Pending(state.problem.clone().unwrap_or_else(
-                || format!("{} has not answered yet", self.shared.authority.name()),
-            ))),
+            return Err(self.shared.pending());
+        };
+        match (&client.issued, &client.problem) {
+            (Some(issued), _) => Ok(issued.clone()),
+            (None, Some(problem)) => Err(IssueError::Pending(problem.clone())),
+            (None, None) if client.held_back.is_some() => Err(IssueError::Pending(
+                "its issuer is new, and every peer has to know that one first".to_owned(),
+            )),
+            (None, None) => Err(self.shared.pending()),
         }
     }
 }
@@ -194,17 +226,25 @@ impl Shared {
             if state.ended {
                 return Duty::End;
             }
-            if let (Some(key), Some(due)) = (&state.key, state.due)
-                && due <= now
-            {
-                return Duty::Issue(key.clone());
+            let mut until = now + RETRY.1;
+            if let Some(client) = state.clients.iter_mut().min_by_key(|client| client.due) {
+                if client.due > now {
+                    until = until.min(client.due);
+                } else if let Some(issued) = client.held_back.take() {
+                    client.put_in_force(issued);
+                    continue;
+                } else {
+                    return Duty::Issue(client.key.clone());
+                }
             }
-            if state.issued.is_some() && bundle_due <= now {
+            if state.clients.iter().any(|client| client.issued.is_some()) {
+                until = until.min(bundle_due);
+            }
+            if until <= now {
                 return Duty::Bundle;
             }
-            let next = state.due.into_iter().chain([bundle_due]).min();
-            let left = next
-                .map_or(RETRY.1, |next| next.saturating_duration_since(now))
+            let left = until
+                .saturating_duration_since(now)
                 .max(Duration::from_millis(10));
             state = self
                 .changed
@@ -237,28 +277,63 @@ impl Shared {
                     not_after = %facts.not_after,
                     "certificate issued"
                 );
-                state.due = Some(Instant::now() + jittered(left_of(&issued.credentials) / 2));
-                state.issued = Some(issued);
                 state.renewals += 1;
-                state.failures = 0;
-                state.problem = None;
+                self.trust(&mut state, &issued.bundle, &issued.bundle_pem);
+                let wait = self.until_peers_accept(&issued.credentials, &state);
+                if let Some(client) = state.client(key) {
+                    client.take(issued, wait);
+                }
             }
             Err(error) => {
+                let Some(client) = state.client(key) else {
+                    return;
+                };
                 let problem = error.to_string();
-                if state.problem.as_ref() != Some(&problem) {
+                if client.problem.as_ref() != Some(&problem) {
                     tracing::warn!(authority = self.authority.name(), problem, "no certificate");
                 }
-                state.problem = Some(problem);
-                let pause = RETRY.0 * 2_u32.saturating_pow(state.failures.min(16));
-                // Several times more in what is left, however little that is.
-                let left = state
-                    .issued
-                    .as_ref()
-                    .map(|issued| left_of(&issued.credentials) / 8);
-                let longest = left.unwrap_or(RETRY.1).clamp(RETRY.0, RETRY.1);
-                state.due = Some(Instant::now() + jittered(pause.min(longest)));
-                state.failures += 1;
+                client.fail(problem);
             }
+        }
+    }
+
+    /// How long it may take until every peer goes by a bundle by which it accepts a certificate. No
+    /// time at the start, when no other bundle has been seen.
+    fn until_peers_accept(&self, credentials: &Credentials, state: &State) -> Duration {
+        let refused_by = state
+            .replaced
+            .iter()
+            .filter(|(bundle, _)| self.authority.verify(credentials, bundle).is_err());
+        let waits = refused_by.map(|(_, at)| self.overlap().saturating_sub(at.elapsed()));
+        waits.max().unwrap_or_default()
+    }
+
+    /// How long a bundle may be in force at a peer after it was replaced here.
+    fn overlap(&self) -> Duration {
+        self.config.bundle_every + OVERLAP
+    }
+
+    /// Puts a bundle in force for all that has been issued.
+    fn trust(&self, state: &mut State, bundle: &Arc<TrustBundle>, pem: &[u8]) {
+        let mut before = None;
+        for client in &mut state.clients {
+            let issued = client.issued.iter_mut().chain(&mut client.held_back);
+            for issued in issued.filter(|issued| issued.bundle_pem != pem) {
+                before = Some(std::mem::replace(&mut issued.bundle, bundle.clone()));
+                issued.bundle_pem = pem.to_vec();
+            }
+        }
+        if let Some(before) = before {
+            tracing::info!(
+                authority = self.authority.name(),
+                roots = bundle.len(),
+                "the trust bundle has changed"
+            );
+            let overlap = self.overlap();
+            state.replaced.retain(|(_, at)| at.elapsed() < overlap);
+            // More than these in that time would be somebody's fault.
+            state.replaced.truncate(MOST_REPLACED - 1);
+            state.replaced.push((before, Instant::now()));
         }
     }
 
@@ -269,17 +344,7 @@ impl Shared {
         match asked {
             Ok((bundle, pem)) => {
                 state.bundle_problem = None;
-                if let Some(issued) = &mut state.issued
-                    && issued.bundle_pem != pem
-                {
-                    tracing::info!(
-                        authority = self.authority.name(),
-                        roots = bundle.len(),
-                        "the trust bundle has changed"
-                    );
-                    issued.bundle = Arc::new(bundle);
-                    issued.bundle_pem = pem;
-                }
+                self.trust(&mut state, &Arc::new(bundle), &pem);
             }
             Err(error) => {
                 tracing::debug!(%error, "no trust bundle");
@@ -288,8 +353,71 @@ impl Shared {
         }
     }
 
+    fn pending(&self) -> IssueError {
+        IssueError::Pending(format!("{} has not answered yet", self.authority.name()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn client(&mut self, key: &Arc<dyn PrivateKey>) -> Option<&mut Client> {
+        self.clients
+            .iter_mut()
+            .find(|client| Arc::ptr_eq(&client.key, key))
+    }
+}
+
+impl Client {
+    /// Its certificate is due at once.
+    fn new(key: Arc<dyn PrivateKey>) -> Self {
+        Self {
+            key,
+            issued: None,
+            held_back: None,
+            due: Instant::now(),
+            failures: 0,
+            problem: None,
+        }
+    }
+
+    /// Puts it in force after a wait for peers, unless the certificate before ends in that time.
+    fn take(&mut self, issued: Issued, wait: Duration) {
+        if wait.is_zero() {
+            return self.put_in_force(issued);
+        }
+        let left = (self.issued.as_ref()).map(|before| left_of(&before.credentials) / 2);
+        let wait = left.map_or(wait, |left| wait.min(left));
+        tracing::info!(
+            ?wait,
+            "its issuer is new: it is held back until peers know that one"
+        );
+        self.held_back = Some(issued);
+        self.due = Instant::now() + wait;
+        self.failures = 0;
+        self.problem = None;
+    }
+
+    fn put_in_force(&mut self, issued: Issued) {
+        self.due = Instant::now() + jittered(left_of(&issued.credentials) / 2);
+        self.issued = Some(issued);
+        self.failures = 0;
+        self.problem = None;
+    }
+
+    fn fail(&mut self, problem: String) {
+        self.problem = Some(problem);
+        let pause = RETRY.0 * 2_u32.saturating_pow(self.failures.min(16));
+        // Several times more in what is left, however little that is.
+        let left = self
+            .issued
+            .as_ref()
+            .map(|issued| left_of(&issued.credentials) / 8);
+        let longest = left.unwrap_or(RETRY.1).clamp(RETRY.0, RETRY.1);
+        self.due = Instant::now() + jittered(pause.min(longest));
+        self.failures += 1;
     }
 }
 
@@ -320,155 +448,4 @@ fn jittered(time: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-    use super::*;
-    use crate::testing::{Ca, Kind, Leaf, WEB, open};
-
-    /// An authority that issues certificates of a given life, as long as it is told to.
-    struct Fake {
-        ca: Ca,
-        pair: rcgen::KeyPair,
-        seconds: i64,
-        up: AtomicBool,
-        roots: AtomicU64,
-    }
-
-    impl Fake {
-        fn new(seconds: i64) -> (Arc<Self>, Arc<dyn PrivateKey>) {
-            let pair = Kind::P256.generate();
-            let key = open(&pair);
-            let fake = Self {
-                ca: Ca::new("root"),
-                pair,
-                seconds,
-                up: AtomicBool::new(true),
-                roots: AtomicU64::new(1),
-            };
-            (Arc::new(fake), key)
-        }
-    }
-
-    impl Authority for Arc<Fake> {
-        fn name(&self) -> &str {
-            "fake"
-        }
-
-        fn issue(&self, key: &Arc<dyn PrivateKey>) -> Result<Issued, IssueError> {
-            if !self.up.load(Ordering::Relaxed) {
-                return Err(IssueError::Pending("the authority is away".to_owned()));
-            }
-            let now = OffsetDateTime::now_utc();
-            let leaf = Leaf {
-                not_before: now,
-                not_after: now + time::Duration::seconds(self.seconds),
-                ..Leaf::of(WEB)
-            };
-            let chain = vec![self.ca.issue(leaf, &self.pair)];
-            let (bundle, bundle_pem) = self.bundle()?;
-            Ok(Issued {
-                credentials: Arc::new(Credentials::new(key.clone(), chain).unwrap()),
-                bundle: Arc::new(bundle),
-                bundle_pem,
-            })
-        }
-
-        fn bundle(&self) -> Result<(TrustBundle, Vec<u8>), IssueError> {
-            let times = usize::try_from(self.roots.load(Ordering::Relaxed)).unwrap();
-            let pem = self.ca.pem.repeat(times).into_bytes();
-            Ok((TrustBundle::from_pem(&pem).unwrap(), pem))
-        }
-    }
-
-    fn eventually(what: &str, mut look: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !look() {
-            assert!(Instant::now() < deadline, "{what}: not in time");
-            thread::yield_now();
-        }
-    }
-
-    fn renewing(fake: &Arc<Fake>) -> Renewing {
-        let config = RenewingConfig {
-            least: Duration::from_secs(1),
-            bundle_every: Duration::from_millis(50),
-        };
-        Renewing::start(Box::new(fake.clone()), config).unwrap()
-    }
-
-    /// The leaf as it is: each has a signature of its own.
-    fn leaf(issuer: &Renewing, key: &Arc<dyn PrivateKey>) -> Option<Vec<u8>> {
-        let issued = issuer.obtain(key).ok()?;
-        Some(issued.credentials.chain()[0].to_vec())
-    }
-
-    #[test]
-    fn a_certificate_is_renewed_in_time_and_whoever_asks_never_waits() {
-        let (fake, key) = Fake::new(4);
-        let issuer = renewing(&fake);
-        eventually("the first one", || leaf(&issuer, &key).is_some());
-        let first = leaf(&issuer, &key);
-        eventually("another", || leaf(&issuer, &key) != first);
-        assert!(issuer.renewal().renewals >= 2);
-    }
-
-    #[test]
-    fn an_authority_that_is_away_is_asked_again_and_what_was_issued_stays() {
-        let (fake, key) = Fake::new(3600);
-        fake.up.store(false, Ordering::Relaxed);
-        let issuer = renewing(&fake);
-        eventually("a failure", || {
-            assert!(issuer.obtain(&key).is_err());
-            issuer.renewal().failures >= 1
-        });
-        let said = issuer.obtain(&key).unwrap_err().to_string();
-        assert!(said.contains("the authority is away"), "{said}");
-        fake.up.store(true, Ordering::Relaxed);
-        eventually("a certificate", || leaf(&issuer, &key).is_some());
-        let first = leaf(&issuer, &key);
-        fake.up.store(false, Ordering::Relaxed);
-        issuer.renew();
-        eventually("another failure", || issuer.renewal().failures >= 1);
-        assert_eq!(leaf(&issuer, &key), first);
-        assert!(issuer.renewal().problem.is_some());
-        assert!(issuer.renewal().next_attempt.is_some());
-    }
-
-    #[test]
-    fn another_key_gets_a_certificate_of_its_own() {
-        let (fake, key) = Fake::new(3600);
-        let issuer = renewing(&fake);
-        eventually("the first one", || leaf(&issuer, &key).is_some());
-        let again = open(&fake.pair);
-        assert!(issuer.obtain(&again).is_err(), "not that of another key");
-        eventually("its own", || leaf(&issuer, &again).is_some());
-    }
-
-    #[test]
-    fn a_life_too_short_to_renew_is_refused() {
-        let (fake, key) = Fake::new(3600);
-        let config = RenewingConfig {
-            least: Duration::from_secs(7200),
-            bundle_every: Duration::from_secs(60),
-        };
-        let issuer = Renewing::start(Box::new(fake), config).unwrap();
-        eventually("it is refused", || {
-            let said = issuer.obtain(&key).unwrap_err().to_string();
-            said.contains("too short") && said.contains("TTL")
-        });
-    }
-
-    #[test]
-    fn a_new_root_is_in_force_without_a_new_certificate() {
-        let (fake, key) = Fake::new(3600);
-        let issuer = renewing(&fake);
-        eventually("the first one", || leaf(&issuer, &key).is_some());
-        let first = leaf(&issuer, &key);
-        fake.roots.store(2, Ordering::Relaxed);
-        eventually("the bundle", || {
-            issuer.obtain(&key).unwrap().bundle.len() == 2
-        });
-        assert_eq!(leaf(&issuer, &key), first);
-    }
-}
+mod tests;

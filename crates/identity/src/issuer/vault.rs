@@ -114,40 +114,6 @@ impl VaultPki {
         }
         Ok(chain)
     }
-
-    /// End to end, as a peer that trusts the same bundle would see it.
-    fn verify(
-        &self,
-        credentials: &Credentials,
-        bundle: &Arc<TrustBundle>,
-    ) -> Result<(), IssueError> {
-        let id = &credentials.facts().spiffe_id;
-        if *id != self.config.id {
-            return Err(self.unusable(format!(
-                "it names {id} where {} was asked for: correct the role",
-                self.config.id
-            )));
-        }
-        let domain: TrustDomain = id
-            .trust_domain()
-            .parse()
-            .map_err(|error| self.unusable(error))?;
-        let verifier = Verifier::new(bundle.clone(), vec![domain], self.config.profile);
-        let Some((leaf, intermediates)) = credentials.chain().split_first() else {
-            return Err(self.unusable("the chain is empty"));
-        };
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = UnixTime::since_unix_epoch(since_1970.unwrap_or_default());
-        for role in [Role::Client, Role::Server] {
-            verifier
-                .verify(leaf, intermediates, role, now)
-                .map_err(|source| IssueError::Untrusted {
-                    authority: self.name.clone(),
-                    source,
-                })?;
-        }
-        Ok(())
-    }
 }
 
 impl Authority for VaultPki {
@@ -181,6 +147,40 @@ impl Authority for VaultPki {
             bundle,
             bundle_pem,
         })
+    }
+
+    /// End to end, as a peer would see it.
+    fn verify(
+        &self,
+        credentials: &Credentials,
+        bundle: &Arc<TrustBundle>,
+    ) -> Result<(), IssueError> {
+        let id = &credentials.facts().spiffe_id;
+        if *id != self.config.id {
+            return Err(self.unusable(format!(
+                "it names {id} where {} was asked for: correct the role",
+                self.config.id
+            )));
+        }
+        let domain: TrustDomain = id
+            .trust_domain()
+            .parse()
+            .map_err(|error| self.unusable(error))?;
+        let verifier = Verifier::new(bundle.clone(), vec![domain], self.config.profile);
+        let Some((leaf, intermediates)) = credentials.chain().split_first() else {
+            return Err(self.unusable("the chain is empty"));
+        };
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = UnixTime::since_unix_epoch(since_1970.unwrap_or_default());
+        for role in [Role::Client, Role::Server] {
+            verifier
+                .verify(leaf, intermediates, role, now)
+                .map_err(|source| IssueError::Untrusted {
+                    authority: self.name.clone(),
+                    source,
+                })?;
+        }
+        Ok(())
     }
 
     /// Every issuer of the mount, in the order of their certificates, so that the same ones are

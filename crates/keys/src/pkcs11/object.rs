@@ -16,13 +16,17 @@ pub(super) struct Located {
     pub(super) public: PublicKey,
     /// Its CKA_ID, by which later sessions find the same key again.
     pub(super) id: Vec<u8>,
+    /// Whether others match the URI.
+    pub(super) one_of_several: bool,
 }
 
-/// Finds the one private key that the URI names. The session must be logged in: before, a token
-/// shows no private objects, and says no error.
+/// Finds the one private key that the URI names; of several, the one whose public half has the
+/// fingerprint `certified`. The session must be logged in: before, a token shows no private objects,
+/// and says no error.
 pub(super) fn locate(
     session: &Session,
     uri: &Pkcs11Uri,
+    certified: Option<&str>,
     token: &str,
 ) -> Result<Located, OpenError> {
     let failed = |error: Error| OpenError::Token {
@@ -36,20 +40,21 @@ pub(super) fn locate(
     );
     template.extend(uri.id().map(|id| Attribute::Id(id.to_vec())));
     let found = session.find_objects(&template).map_err(failed)?;
+    let located = |handle: ObjectHandle| -> Result<Located, OpenError> {
+        let id = identifier(session, handle).map_err(failed)?;
+        let public = public_key(session, handle, &id).map_err(|source| OpenError::PublicKey {
+            uri: uri.to_string(),
+            source,
+        })?;
+        Ok(Located {
+            handle,
+            public,
+            id,
+            one_of_several: found.len() > 1,
+        })
+    };
     match found.as_slice() {
-        [handle] => {
-            let id = identifier(session, *handle).map_err(failed)?;
-            let public =
-                public_key(session, *handle, &id).map_err(|source| OpenError::PublicKey {
-                    uri: uri.to_string(),
-                    source,
-                })?;
-            Ok(Located {
-                handle: *handle,
-                public,
-                id,
-            })
-        }
+        [handle] => located(*handle),
         [] => {
             let all = session.find_objects(&template[..1]).map_err(failed)?;
             let seen: Vec<_> = all
@@ -68,6 +73,13 @@ pub(super) fn locate(
             })
         }
         several => {
+            // One of them may be broken: it is not the certified one then.
+            let mut keys = several.iter().filter_map(|handle| located(*handle).ok());
+            if let Some(certified) = certified
+                && let Some(key) = keys.find(|key| key.public.fingerprint() == certified)
+            {
+                return Ok(key);
+            }
             let ids: Vec<_> = several
                 .iter()
                 .map(|handle| Ok(format!("id={}", escaped(&identifier(session, *handle)?))))

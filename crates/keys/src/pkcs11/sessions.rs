@@ -271,6 +271,7 @@ impl Sessions {
         ticket: u64,
         begun: Instant,
     ) -> Result<MutexGuard<'a, State>, SignError> {
+        let deadline = crate::deadline_to_sign(begun + self.config.wait);
         let outcome = loop {
             if let Standing::Failing(_, error) = &state.standing
                 && error.needs_help()
@@ -280,10 +281,11 @@ impl Sessions {
             if state.waiting.front() == Some(&ticket) && self.is_free(&state) {
                 break Ok(());
             }
-            let waited = begun.elapsed();
-            let Some(left) = self.config.wait.checked_sub(waited) else {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 break Err(match &state.standing {
-                    Standing::Live => SignError::Deadline { waited },
+                    Standing::Live => SignError::Deadline {
+                        waited: begun.elapsed(),
+                    },
                     Standing::Failing(_, error) => error.clone(),
                 });
             };

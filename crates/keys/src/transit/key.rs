@@ -1,6 +1,10 @@
 //! What the server says of a key (`GET transit/keys/:name`).
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,6 +18,9 @@ use super::TransitReference;
 use crate::custody::TransitCustody;
 use crate::public_key::PublicKey;
 use crate::vault::{Method, Request, Vault, VaultError};
+
+/// The largest file with public keys that is read, in bytes.
+const MAX_BYTES: u64 = 1024 * 1024;
 
 /// A key as the server describes it.
 #[derive(Debug, Deserialize)]
@@ -66,6 +73,28 @@ pub(super) fn described(answer: Value, what: String) -> Result<Described, VaultE
     })
 }
 
+/// The public keys of a file, for keys whose home does not tell them. Blocks.
+pub(super) fn public_keys(path: &Path) -> Result<Vec<PublicKey>, String> {
+    let named = |problem: &dyn fmt::Display| format!("{}: {problem}", path.display());
+    let file = File::open(path).map_err(|error| named(&error))?;
+    let mut pem = Vec::new();
+    file.take(MAX_BYTES)
+        .read_to_end(&mut pem)
+        .map_err(|error| named(&error))?;
+    let keys = SubjectPublicKeyInfoDer::pem_slice_iter(&pem)
+        .map(|der| {
+            PublicKey::from_spki_der(&der.map_err(|error| named(&error))?)
+                .map_err(|error| named(&error))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if keys.is_empty() {
+        return Err(named(
+            &"holds no PUBLIC KEY block: put the public half of the key in the HSM there",
+        ));
+    }
+    Ok(keys)
+}
+
 impl Described {
     /// Refuses a key that is not one to use, with the fix.
     pub(super) fn check(&self, version: u64, allow_exportable: bool) -> Result<(), String> {
@@ -75,6 +104,18 @@ impl Described {
                 self.kind
             ));
         }
+        self.check_custody(allow_exportable)?;
+        if version < self.min_encryption_version {
+            return Err(format!(
+                "version {version} is below min_encryption_version {}: use a newer version",
+                self.min_encryption_version
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a key that can leave the server, unless that is allowed.
+    pub(super) fn check_custody(&self, allow_exportable: bool) -> Result<(), String> {
         if !allow_exportable {
             for (property, granted) in [
                 ("exportable", self.exportable),
@@ -88,13 +129,12 @@ impl Described {
                 }
             }
         }
-        if version < self.min_encryption_version {
-            return Err(format!(
-                "version {version} is below min_encryption_version {}: use a newer version",
-                self.min_encryption_version
-            ));
-        }
         Ok(())
+    }
+
+    /// Whether it is in an HSM that the server uses.
+    pub(super) fn is_external(&self) -> bool {
+        matches!(self.kind.as_str(), "external-key" | "managed_key")
     }
 
     /// Whether a version before this one could still be used. The first is 1; a minimum of 0 is none.
@@ -113,6 +153,13 @@ impl Described {
             )
         })?;
         let text = has["public_key"].as_str().unwrap_or_default();
+        if text.is_empty() && self.is_external() {
+            return Err(
+                "it is in an HSM, of which the server does not tell the public half: put that into a PEM file, and name it as \
+                 key.vaultTransit.publicKey"
+                    .to_owned(),
+            );
+        }
         let read = match self.kind.as_str() {
             // 32 bytes, where every other kind is a SubjectPublicKeyInfo.
             "ed25519" if !text.starts_with("-----") => STANDARD
@@ -143,7 +190,7 @@ impl Described {
             allow_plaintext_backup: self.allow_plaintext_backup,
             deletion_allowed: self.deletion_allowed,
             imported: self.imported_key,
-            external: matches!(self.kind.as_str(), "external-key" | "managed_key"),
+            external: self.is_external(),
             kind: self.kind.clone(),
         }
     }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::trim::Trimmer;
 use super::{PROOF, TransitReference, key};
 use crate::public_key::PublicKey;
-use crate::vault::{Inner, Method, Request, VaultError};
+use crate::vault::{Inner, Method, Request, VaultError, printable};
 use crate::{KeyFigures, KeyHealth, Scheme, SignError, TransitConfig};
 
 /// Pauses between attempts to have a key that failed sign again: the first, and the longest.
@@ -38,6 +38,8 @@ pub(super) struct Signer {
     requests: usize,
     vault: Arc<Inner>,
     standing: Mutex<Option<SignError>>,
+    /// Why the key is not to be used, though it would sign: its server lets it be taken out now.
+    unfit: Mutex<Option<String>>,
     /// Told when the key has failed, and when it is dropped.
     failed: Notify,
     ended: AtomicBool,
@@ -47,6 +49,8 @@ pub(super) struct Signer {
     pub(super) signatures: AtomicU64,
     /// The newest version that the server has been seen to have.
     pub(super) newest: AtomicU64,
+    /// Seconds that a certificate for this key lives; 0 as long as none has been in force.
+    pub(super) certificate_lives: AtomicU64,
 }
 
 /// A signature that somebody waits for.
@@ -56,6 +60,8 @@ struct Order {
     /// Digest, or the message where the scheme wants that, in base64.
     input: String,
     deadline: Instant,
+    /// Whether that is sooner than a signature may take.
+    hurried: bool,
     reply: SyncSender<Result<Vec<u8>, SignError>>,
 }
 
@@ -69,6 +75,7 @@ struct Asking {
     requests: usize,
     wait: Duration,
     look: Duration,
+    allow_exportable: bool,
     vault: Arc<Inner>,
     signer: Weak<Signer>,
 }
@@ -93,6 +100,7 @@ impl Signer {
             requests: config.requests.get(),
             vault: config.vault.inner().clone(),
             standing: Mutex::default(),
+            unfit: Mutex::default(),
             failed: Notify::new(),
             ended: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -100,6 +108,7 @@ impl Signer {
             recoveries: AtomicU64::new(0),
             signatures: AtomicU64::new(0),
             newest: AtomicU64::new(version),
+            certificate_lives: AtomicU64::new(0),
         });
         let asking = Arc::new(Asking {
             reference: config.reference.clone(),
@@ -108,6 +117,7 @@ impl Signer {
             requests: config.requests.get(),
             wait: config.wait,
             look: config.look,
+            allow_exportable: config.allow_exportable,
             vault: config.vault.inner().clone(),
             signer: Arc::downgrade(&signer),
         });
@@ -124,7 +134,7 @@ impl Signer {
 
     /// Signs. Blocks.
     pub(super) fn sign(&self, scheme: Scheme, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        if let Some(error) = self.standing()
+        if let Some(error) = self.unfit().or_else(|| self.standing())
             && error.needs_help()
         {
             return Err(error);
@@ -134,21 +144,30 @@ impl Signer {
             None => STANDARD.encode(message),
         };
         let (reply, replied) = std::sync::mpsc::sync_channel(1);
+        let begun = Instant::now();
+        let own = begun + self.wait;
+        let deadline = Instant::from_std(crate::deadline_to_sign(own.into_std()));
+        let hurried = deadline < own;
         let order = Order {
             scheme,
             input,
-            deadline: Instant::now() + self.wait,
+            deadline,
+            hurried,
             reply,
         };
         self.queue
             .try_send(order)
             .map_err(|_| SignError::Overloaded { limit: self.limit })?;
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let said = replied.recv_timeout(self.wait + Duration::from_millis(100));
+        let left = deadline.saturating_duration_since(begun);
+        let said = replied.recv_timeout(left + Duration::from_millis(100));
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let outcome = said.unwrap_or_else(|_| {
             Err(match self.vault.problem() {
                 Some(problem) => problem.into(),
+                None if hurried => SignError::Deadline {
+                    waited: begun.elapsed(),
+                },
                 None => SignError::Silent {
                     longer_than: self.wait,
                 },
@@ -170,7 +189,7 @@ impl Signer {
     }
 
     pub(super) fn health(&self) -> KeyHealth {
-        match self.standing() {
+        match self.unfit().or_else(|| self.standing()) {
             Some(error) if error.needs_help() => KeyHealth::Down(error),
             Some(error) => KeyHealth::Degraded(error),
             // Nothing has been asked of the key since the server was seen to be of no use.
@@ -198,6 +217,25 @@ impl Signer {
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
         self.failed.notify_one();
+    }
+
+    fn unfit(&self) -> Option<SignError> {
+        let unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        unfit.clone().map(SignError::Refused)
+    }
+
+    /// Says whether the key may be used, by what the server says of it now.
+    fn judge(&self, unfit: Option<String>, reference: &TransitReference) {
+        let mut before = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        if *before != unfit {
+            match &unfit {
+                Some(problem) => {
+                    tracing::error!(key = %reference, problem, "the key is not used any more")
+                }
+                None => tracing::info!(key = %reference, "the key is used again"),
+            }
+            *before = unfit;
+        }
     }
 
     fn standing(&self) -> Option<SignError> {
@@ -312,10 +350,17 @@ async fn look_for_versions(asking: Arc<Asking>, mut trimmer: Option<Trimmer>) {
                 signer
                     .newest
                     .store(described.latest_version, Ordering::Relaxed);
+                let unfit = described.check_custody(asking.allow_exportable).err();
+                signer.judge(unfit, &asking.reference);
+                let lives = signer.certificate_lives.load(Ordering::Relaxed);
                 // The key may be dropped while the server is asked.
                 drop(signer);
-                if let Some(trimmer) = &mut trimmer {
-                    trimmer.look(&described, Instant::now() + asking.wait).await;
+                if let Some(trimmer) = &mut trimmer
+                    && lives > 0
+                {
+                    let lives = Duration::from_secs(lives);
+                    let within = Instant::now() + asking.wait;
+                    trimmer.look(&described, lives, within).await;
                 }
             }
             Err(error @ VaultError::Missing(_)) => signer.fails(error.into()),
@@ -367,6 +412,10 @@ impl Asking {
             // Vault's words for a key that is not there.
             Err(VaultError::Refused { said, .. }) if said.contains("signing key not found") => {
                 return all(SignError::KeyGone);
+            }
+            // Nobody knows yet whether the server would have answered in its time.
+            Err(VaultError::Deadline(waited)) if orders.iter().all(|order| order.hurried) => {
+                return all(SignError::Deadline { waited });
             }
             Err(error) => return all(error.into()),
         };
@@ -425,7 +474,9 @@ impl Asking {
             // Below min_encryption_version, or beyond the latest: it will not come back by itself.
             return Err(SignError::Refused(format!(
                 "version {} of {}: {}: keep min_encryption_version at or below it until its certificate has been replaced",
-                self.version, self.reference, signed.error
+                self.version,
+                self.reference,
+                printable(&signed.error)
             )));
         }
         let mut parts = signed.signature.splitn(3, ':');
@@ -453,6 +504,7 @@ impl Asking {
             scheme,
             input,
             deadline: Instant::now() + self.wait,
+            hurried: false,
             reply,
         };
         // In time even where the server keeps silent.

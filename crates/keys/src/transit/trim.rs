@@ -4,9 +4,10 @@
 //!
 //! Two things have to be so. Nothing in this process holds an older version: no certificate, and no
 //! link, which ends at the latest with its certificate. And this version has been in use here for
-//! so long that the certificates of other replicas for an older one have ended as well. That time
-//! is counted by this process's own clock and from its own start, so that neither a wrong clock nor
-//! a restart makes it shorter.
+//! so long that the certificates of other replicas for an older one have ended as well: as long as
+//! is configured, and at least as long as a certificate lives here, of which there has to be one.
+//! That time is counted by this process's own clock and from its own start, so that neither a wrong
+//! clock nor a restart makes it shorter.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,13 +103,18 @@ impl Trimmer {
         }
     }
 
-    /// Trims, if there is something to trim and it is time. Tried again at the next look where the
-    /// server does not do it.
-    pub(super) async fn look(&mut self, described: &Described, within: Instant) {
+    /// Trims, if there is something to trim and it is time: not before a certificate's life has
+    /// passed, whatever is configured. Tried again at the next look where the server does not do it.
+    pub(super) async fn look(
+        &mut self,
+        described: &Described,
+        certificate_lives: Duration,
+        within: Instant,
+    ) {
         let reference = self.reference.to_string();
         if described.latest_version != self.version
             || !described.has_usable_before(self.version)
-            || self.since.elapsed() < self.after
+            || self.since.elapsed() < self.after.max(certificate_lives)
             || self.vault.transit_keys.has_older(&reference, self.version)
         {
             return;

@@ -1,9 +1,9 @@
 //! One login's session: a token with the connections it is used on. Built on `vaultrs`; nothing of
 //! the process's environment counts, no proxy, no address, no "skip verify".
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fmt, fs};
 
 use rustify::clients::reqwest::Client as Http;
 use rustify::endpoint::Endpoint;
@@ -25,8 +25,8 @@ use crate::SecretFile;
 /// Connections kept open for the next request.
 const IDLE_CONNECTIONS: usize = 8;
 
-/// Something to ask of the server.
-#[derive(Clone, Debug)]
+/// Something to ask of the server. Its body may hold a secret, and is in no `Debug`.
+#[derive(Clone)]
 pub struct Request {
     /// How.
     pub method: Method,
@@ -36,6 +36,16 @@ pub struct Request {
     pub body: Option<Value>,
     /// What is asked, in words, for errors: "to sign with transit/web".
     pub what: String,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("what", &self.what)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How something is asked.
@@ -80,6 +90,18 @@ pub(super) fn check(config: &VaultConfig) -> Result<(), VaultError> {
             "address {address:?} is no https:// URL: write it like https://vault.example:8200"
         )));
     }
+    if let Some(namespace) = &config.namespace {
+        let good = |part: &str| {
+            let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+            part.bytes().all(allowed) && part.bytes().any(|c| c != b'.')
+        };
+        // It becomes a header, which `vaultrs` takes for granted that it can be.
+        if !namespace.trim_end_matches('/').split('/').all(good) {
+            return Err(VaultError::Config(format!(
+                "namespace {namespace:?} is none: write it like team or team/shop, of letters, digits, -, _ and ."
+            )));
+        }
+    }
     if config.client.is_none() && matches!(config.auth, super::VaultAuth::Certificate { .. }) {
         return Err(VaultError::Config(
             "login by certificate needs vault.client: name its certificate and key".to_owned(),
@@ -91,7 +113,7 @@ pub(super) fn check(config: &VaultConfig) -> Result<(), VaultError> {
 impl Connection {
     /// Reads the files anew and connects on demand.
     pub(super) fn new(config: &VaultConfig) -> Result<Self, VaultError> {
-        let failed = |problem: &dyn std::fmt::Display| VaultError::Config(problem.to_string());
+        let failed = |problem: &dyn fmt::Display| VaultError::Config(problem.to_string());
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(config)?)
             .https_only(true)
@@ -268,7 +290,7 @@ impl Endpoint for Ask {
 
 /// TLS 1.3 with the roots that are configured, and no others.
 fn tls(config: &VaultConfig) -> Result<ClientConfig, VaultError> {
-    let bad = |path: &Path, problem: &dyn std::fmt::Display| {
+    let bad = |path: &Path, problem: &dyn fmt::Display| {
         VaultError::File(format!("{}: {problem}", path.display()))
     };
     let pem = fs::read(&config.ca).map_err(|error| bad(&config.ca, &error))?;
@@ -303,4 +325,39 @@ fn tls(config: &VaultConfig) -> Result<ClientConfig, VaultError> {
     builder
         .with_client_auth_cert(chain, key_der)
         .map_err(|error| bad(certificate, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::VaultAuth;
+
+    #[test]
+    fn a_namespace_that_could_not_be_a_header_is_refused() {
+        let with = |namespace: &str| {
+            check(&VaultConfig {
+                address: "https://vault.example:8200".to_owned(),
+                ca: "ca.pem".into(),
+                client: None,
+                namespace: Some(namespace.to_owned()),
+                auth: VaultAuth::TokenFile {
+                    path: "token".into(),
+                },
+                timeout: std::time::Duration::from_secs(1),
+            })
+        };
+        for good in ["team", "team/", "team/shop"] {
+            with(good).unwrap();
+        }
+        for bad in [
+            "",
+            "/",
+            "team\nX-Vault-Token: x",
+            "tëam",
+            "team/../other",
+            "/team",
+        ] {
+            assert!(matches!(with(bad), Err(VaultError::Config(_))), "{bad:?}");
+        }
+    }
 }

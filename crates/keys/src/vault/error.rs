@@ -152,7 +152,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// What a server said, short enough and safe to print.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     one_line
         .chars()

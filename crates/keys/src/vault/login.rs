@@ -1,4 +1,5 @@
-//! From files to a token, by each of the server's methods. Files are read anew for every login.
+//! From files to a token, by each of the server's methods. Files are read anew for every login,
+//! by [`Material::read`], which blocks, and so not on the session's own thread.
 
 use std::path::Path;
 
@@ -24,6 +25,25 @@ pub(super) struct Unwrapped(Option<(String, Zeroizing<String>)>);
 pub(super) struct Login {
     pub(super) session: Session,
     pub(super) lease: Lease,
+}
+
+/// What is read from files for a login.
+pub(super) struct Material {
+    connection: Connection,
+    secret: Secret,
+}
+
+enum Secret {
+    Token(Zeroizing<String>),
+    AppRole {
+        role_id: Zeroizing<String>,
+        secret_id: Zeroizing<String>,
+        /// Of the secret id's file.
+        stamp: String,
+    },
+    Jwt(Zeroizing<String>),
+    /// The connection itself has it.
+    Certificate,
 }
 
 /// For how long a token lives.
@@ -78,40 +98,83 @@ impl VaultAuth {
     }
 }
 
+impl Material {
+    /// Reads what a login needs. Blocks.
+    pub(super) fn read(config: &VaultConfig) -> Result<Self, VaultError> {
+        Ok(Self {
+            connection: Connection::new(config)?,
+            secret: match &config.auth {
+                VaultAuth::TokenFile { path } => Secret::Token(text(path)?),
+                VaultAuth::AppRole {
+                    role_id, secret_id, ..
+                } => {
+                    let secret = secret_file(secret_id)?;
+                    Secret::AppRole {
+                        role_id: text(role_id)?,
+                        secret_id: utf8(secret_id, &secret)?,
+                        stamp: secret.stamp().to_owned(),
+                    }
+                }
+                VaultAuth::Jwt { token, .. } | VaultAuth::Kubernetes { token, .. } => {
+                    Secret::Jwt(text(token)?)
+                }
+                VaultAuth::Certificate { .. } => Secret::Certificate,
+            },
+        })
+    }
+}
+
 /// Logs in.
 pub(super) async fn login(
-    config: &VaultConfig,
+    auth: &VaultAuth,
+    material: Material,
     unwrapped: &mut Unwrapped,
 ) -> Result<Login, VaultError> {
-    let connection = Connection::new(config)?;
+    let Material { connection, secret } = material;
     let call = connection.call("");
-    let method = config.auth.name();
-    let said = match &config.auth {
-        VaultAuth::TokenFile { path } => return by_token(connection.clone(), path, method).await,
-        VaultAuth::AppRole {
-            mount,
-            role_id,
-            secret_id,
-            wrapped,
-        } => {
-            let role_id = text(role_id)?;
-            let secret_id = match wrapped {
-                true => unwrapped.open(&connection, mount, secret_id).await?,
-                false => text(secret_id)?,
-            };
+    let method = auth.name();
+    let said = match (auth, secret) {
+        (VaultAuth::TokenFile { .. }, Secret::Token(token)) => {
+            return by_token(connection.clone(), token, method).await;
+        }
+        (
+            VaultAuth::AppRole {
+                mount,
+                secret_id: file,
+                wrapped,
+                ..
+            },
+            Secret::AppRole {
+                role_id,
+                mut secret_id,
+                stamp,
+            },
+        ) => {
+            if *wrapped {
+                let wrapping = Wrapping {
+                    token: secret_id,
+                    file,
+                    stamp,
+                    mount,
+                };
+                secret_id = unwrapped.open(&connection, wrapping).await?;
+            }
             approle::login(&call, mount, &role_id, &secret_id).await
         }
-        VaultAuth::Jwt { mount, role, token } => {
-            let jwt = text(token)?;
+        (VaultAuth::Jwt { mount, role, .. }, Secret::Jwt(jwt)) => {
             oidc::login(&call, mount, &jwt, Some(role.clone())).await
         }
-        VaultAuth::Kubernetes { mount, role, token } => {
-            let jwt = text(token)?;
+        (VaultAuth::Kubernetes { mount, role, .. }, Secret::Jwt(jwt)) => {
             kubernetes::login(&call, mount, role, &jwt).await
         }
-        VaultAuth::Certificate { mount, role } => {
+        (VaultAuth::Certificate { mount, role }, _) => {
             // `vaultrs` names the role by a field that the server ignores, and so logs in to any.
             api::auth(&call, CertificateLogin { mount, role }).await
+        }
+        (_, _) => {
+            return Err(VaultError::Config(
+                "what was read is not for this way to log in".to_owned(),
+            ));
         }
     };
     let info = said.map_err(|error| refusal(method, VaultError::of("to log in", error)))?;
@@ -130,17 +193,20 @@ pub(super) async fn renew(session: &Session) -> Result<Lease, VaultError> {
     Ok(taken_from(info).1)
 }
 
-/// The token in the file, if it can be read.
-pub(super) fn token_in(path: &Path) -> Option<Zeroizing<String>> {
-    text(path).ok()
+/// The token in the file that somebody else keeps, if there is one and it can be read. Blocks.
+pub(super) fn token_in_file(config: &VaultConfig) -> Option<Zeroizing<String>> {
+    match &config.auth {
+        VaultAuth::TokenFile { path } => text(path).ok(),
+        _ => None,
+    }
 }
 
 async fn by_token(
     connection: Connection,
-    path: &Path,
+    token: Zeroizing<String>,
     method: &'static str,
 ) -> Result<Login, VaultError> {
-    let session = Session::new(connection, text(path)?)?;
+    let session = Session::new(connection, token)?;
     let request = Request {
         method: Method::Get,
         path: "auth/token/lookup-self".to_owned(),
@@ -165,55 +231,66 @@ async fn by_token(
     })
 }
 
+/// A secret id in its wrapping.
+struct Wrapping<'a> {
+    /// By which it is opened.
+    token: Zeroizing<String>,
+    /// The file that this was in.
+    file: &'a Path,
+    stamp: String,
+    /// Where AppRole is mounted.
+    mount: &'a str,
+}
+
 impl Unwrapped {
     /// The secret id, out of the wrapping in the file; from the memory of this process where that
     /// wrapping has been opened already.
     async fn open(
         &mut self,
         connection: &Connection,
-        mount: &str,
-        file: &Path,
+        wrapping: Wrapping<'_>,
     ) -> Result<Zeroizing<String>, VaultError> {
-        let secret = SecretFile::read(file).map_err(|error| VaultError::File(error.to_string()))?;
+        let Wrapping { file, mount, .. } = wrapping;
         if let Some((stamp, secret_id)) = &self.0
-            && stamp == secret.stamp()
+            && *stamp == wrapping.stamp
         {
             return Ok(secret_id.clone());
         }
-        let wrapping_token = utf8(file, &secret)?;
-        let session = Session::new(connection.clone(), wrapping_token.clone())?;
-        let invalid = |error| match VaultError::of("to unwrap the secret id", error) {
-            VaultError::Refused { said, .. } => VaultError::Login {
-                method: "AppRole",
-                said: format!(
-                    "the wrapping in {} cannot be opened ({said}): unless this workload opened it before, somebody else did: \
+        let session = Session::new(connection.clone(), wrapping.token.clone())?;
+        let invalid = |error| match error {
+            VaultError::Refused { said, .. } | VaultError::Denied { said, .. } => {
+                VaultError::Login {
+                    method: "AppRole",
+                    said: format!(
+                        "the wrapping in {} cannot be opened ({said}): unless this workload opened it before, somebody else did: \
                      revoke that secret id and find out who",
-                    file.display()
-                ),
-            },
+                        file.display()
+                    ),
+                }
+            }
             error => error,
         };
         // Who made the wrapping: something else than a secret id may have been put in its place.
         let request = Request {
             method: Method::Post,
             path: "sys/wrapping/lookup".to_owned(),
-            body: Some(json!({ "token": wrapping_token.as_str() })),
+            body: Some(json!({ "token": wrapping.token.as_str() })),
             what: "to look up the wrapping".to_owned(),
         };
-        if let Ok(looked) = session.ask(&request).await {
-            let path = looked["creation_path"].as_str().unwrap_or_default();
-            let expected = format!("auth/{}/role/", mount.trim_matches('/'));
-            let of_role = ["/secret-id", "/custom-secret-id"];
-            if !(path.starts_with(&expected) && of_role.iter().any(|end| path.ends_with(end))) {
-                return Err(VaultError::Login {
-                    method: "AppRole",
-                    said: format!("{} wraps {path:?}, which is no secret id", file.display()),
-                });
-            }
+        // Without an answer to this it stays closed.
+        let looked = session.ask(&request).await.map_err(invalid)?;
+        let path = looked["creation_path"].as_str().unwrap_or_default();
+        let expected = format!("auth/{}/role/", mount.trim_matches('/'));
+        let of_role = ["/secret-id", "/custom-secret-id"];
+        if !(path.starts_with(&expected) && of_role.iter().any(|end| path.ends_with(end))) {
+            return Err(VaultError::Login {
+                method: "AppRole",
+                said: format!("{} wraps {path:?}, which is no secret id", file.display()),
+            });
         }
         let mut data: Value = wrapping::unwrap(&session.call(), None)
             .await
-            .map_err(invalid)?;
+            .map_err(|error| invalid(VaultError::of("to unwrap the secret id", error)))?;
         let secret_id = data["secret_id"]
             .as_str()
             .map(|id| Zeroizing::new(id.to_owned()));
@@ -222,7 +299,7 @@ impl Unwrapped {
             method: "AppRole",
             said: format!("{} wraps no secret id", file.display()),
         })?;
-        self.0 = Some((secret.stamp().to_owned(), secret_id.clone()));
+        self.0 = Some((wrapping.stamp, secret_id.clone()));
         Ok(secret_id)
     }
 }
@@ -251,8 +328,11 @@ fn taken_from(info: AuthInfo) -> (Zeroizing<String>, Lease) {
 
 /// A secret file's text.
 fn text(path: &Path) -> Result<Zeroizing<String>, VaultError> {
-    let secret = SecretFile::read(path).map_err(|error| VaultError::File(error.to_string()))?;
-    utf8(path, &secret)
+    utf8(path, &secret_file(path)?)
+}
+
+fn secret_file(path: &Path) -> Result<SecretFile, VaultError> {
+    SecretFile::read(path).map_err(|error| VaultError::File(error.to_string()))
 }
 
 fn utf8(path: &Path, secret: &SecretFile) -> Result<Zeroizing<String>, VaultError> {

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
+use zeroize::Zeroizing;
 
 use super::client::{Connection, Session};
-use super::login::{self, Lease, Login, Unwrapped};
-use super::{Inner, VaultAuth, VaultError};
+use super::login::{self, Lease, Login, Material, Unwrapped};
+use super::{Inner, VaultAuth, VaultConfig, VaultError};
 
 /// Pauses between attempts to log in: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -28,20 +30,28 @@ const TOO_SHORT: u64 = 2;
 pub(super) struct Tender {
     inner: Arc<Inner>,
     unwrapped: Unwrapped,
+    material: Reading<Result<Material, VaultError>>,
+    token: Reading<Option<Zeroizing<String>>>,
 }
+
+/// What is read from files, on a thread for that: a disk that does not answer holds up this
+/// thread, of which there is one, and nothing that has to be signed.
+struct Reading<T>(Option<JoinHandle<T>>);
 
 impl Tender {
     pub(super) fn new(inner: Arc<Inner>) -> Self {
         Self {
             inner,
             unwrapped: Unwrapped::default(),
+            material: Reading(None),
+            token: Reading(None),
         }
     }
 
     pub(super) async fn run(mut self) {
         let mut pause = RETRY.0;
         while !self.inner.ended.load(Ordering::Relaxed) {
-            match login::login(&self.inner.config, &mut self.unwrapped).await {
+            match self.login().await {
                 Ok(Login { session, lease }) => {
                     pause = RETRY.0;
                     let session = Arc::new(session);
@@ -57,8 +67,18 @@ impl Tender {
         }
     }
 
+    async fn login(&mut self) -> Result<Login, VaultError> {
+        let read = self.material.of(&self.inner, Material::read).await;
+        let material = read.unwrap_or_else(|| {
+            Err(VaultError::File(
+                "its files cannot be read: the disk that they are on does not answer".to_owned(),
+            ))
+        })?;
+        login::login(&self.inner.config.auth, material, &mut self.unwrapped).await
+    }
+
     /// Returns when it is time to log in again.
-    async fn keep(&self, session: &Arc<Session>, mut lease: Lease) {
+    async fn keep(&mut self, session: &Arc<Session>, mut lease: Lease) {
         loop {
             if !self.wait(session, half(lease)).await || !lease.renewable {
                 return;
@@ -95,7 +115,7 @@ impl Tender {
     }
 
     /// Waits that long, or for ever without a time. False as soon as another login is needed.
-    async fn wait(&self, session: &Session, time: Option<Duration>) -> bool {
+    async fn wait(&mut self, session: &Session, time: Option<Duration>) -> bool {
         let until = time.map(|time| Instant::now() + jittered(time));
         loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -106,20 +126,21 @@ impl Tender {
             let slice = left.map_or(LOOK, |left| left.min(LOOK));
             // Woken early or not, what counts is how it stands.
             let _ = timeout(slice, self.inner.lost.notified()).await;
-            if self.inner.standing.borrow().session.is_none() || self.has_changed(session) {
+            let is_lost = self.inner.standing.borrow().session.is_none();
+            if is_lost || self.has_changed(session).await {
                 return false;
             }
         }
     }
 
     /// Whether somebody has put another token into its file.
-    fn has_changed(&self, session: &Session) -> bool {
-        match &self.inner.config.auth {
-            VaultAuth::TokenFile { path } => {
-                login::token_in(path).is_some_and(|token| !session.is_same_token(&token))
-            }
-            _ => false,
+    async fn has_changed(&mut self, session: &Session) -> bool {
+        if !matches!(self.inner.config.auth, VaultAuth::TokenFile { .. }) {
+            return false;
         }
+        let read = self.token.of(&self.inner, login::token_in_file).await;
+        read.flatten()
+            .is_some_and(|token| !session.is_same_token(&token))
     }
 
     fn publish(&self, session: &Arc<Session>, lease: Lease) {
@@ -155,23 +176,42 @@ impl Tender {
 /// Asks the server how it is, now and then, so that a server that is away or sealed is known
 /// before anything is asked of it.
 pub(super) async fn watch_server(inner: Arc<Inner>) {
-    let mut connection = None;
+    let mut files = Reading(None);
+    let mut connection: Option<Connection> = None;
+    let mut trouble = None;
     while !inner.ended.load(Ordering::Relaxed) {
-        if connection.is_none() {
-            connection = Connection::new(&inner.config).ok();
+        // The server's CA may have changed.
+        if (connection.is_none() || trouble.is_some())
+            && let Some(Ok(fresh)) = files.of(&inner, Connection::new).await
+        {
+            connection = Some(fresh);
         }
-        let trouble = match &connection {
+        trouble = match &connection {
             Some(connection) => connection.health().await.err(),
             // The login says what is wrong with the files.
             None => None,
         };
-        if trouble.is_some() {
-            // The server's CA may have changed.
-            connection = None;
-        }
         let pause = if trouble.is_some() { LOOK } else { HEALTH };
-        *inner.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        inner
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&trouble);
         sleep(jittered(pause)).await;
+    }
+}
+
+impl<T: Send + 'static> Reading<T> {
+    /// What is in the files, unless reading them takes as long as a request may: then it goes on,
+    /// and the next one who asks gets that.
+    async fn of(&mut self, inner: &Arc<Inner>, read: fn(&VaultConfig) -> T) -> Option<T> {
+        let reading = self.0.get_or_insert_with(|| {
+            let inner = inner.clone();
+            spawn_blocking(move || read(&inner.config))
+        });
+        let read = timeout(inner.config.timeout, reading).await.ok()?;
+        self.0 = None;
+        read.ok()
     }
 }
 

@@ -1,12 +1,16 @@
 """Stands before a server and answers as the file says. Usage: faulty.py ADDRESS CERT KEY FILE [HOST]
 
 The file holds `ok`, `slow` (2 s before each answer), or a status such as `500`; with a number behind it, such as
-`500 3`, for so many signatures, then `ok`. Prints its port, on HOST (127.0.0.1). Only signatures, of keys and of certificates, are answered so.
+`500 3`, for so many signatures, then `ok`. Only signatures, of keys and of certificates, are answered so.
+Or it holds `hold before PART N ID`: the N-th request from then on with PART in its path is held up as long as the file
+stays so, and then never answered; `before` the server has it, or `after` the server has done it, so that the answer
+alone is lost. Prints its port, on HOST (127.0.0.1), and `held ID` when it holds one.
 """
-import http.client, http.server, ssl, sys, time
+import collections, http.client, http.server, ssl, sys, time
 
 address, certificate, key, file, host = (sys.argv[1:] + ["127.0.0.1"])[:5]
 upstream = ssl._create_unverified_context()
+seen = collections.Counter()
 
 
 class Faulty(http.server.BaseHTTPRequestHandler):
@@ -14,20 +18,38 @@ class Faulty(http.server.BaseHTTPRequestHandler):
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        mode, *left = open(file).read().split()
+        order = open(file).read()
+        mode, *left = order.split()
+        if mode == "hold" and self.is_to_be_held(order, *left):
+            if left[0] == "after":
+                self.forward(body)
+            print("held", left[3], flush=True)
+            while open(file).read() == order:
+                time.sleep(0.02)
+            self.close_connection = True
+            return
         if "/sign/" in self.path:
-            if left:
+            if left and mode.isdigit():
                 more = int(left[0]) - 1
                 open(file, "w").write(f"{mode} {more}" if more else "ok")
             if mode == "slow":
                 time.sleep(2)
-            elif mode != "ok":
+            elif mode.isdigit():
                 return self.reply(int(mode), b'{"errors":["made up"]}')
+        self.reply(*self.forward(body))
+
+    def is_to_be_held(self, order, _when, part, number, _id):
+        if part not in self.path:
+            return False
+        seen[order] += 1
+        return seen[order] == int(number)
+
+    def forward(self, body):
         server = http.client.HTTPSConnection(address, context=upstream)
         headers = {k: v for k, v in self.headers.items() if k.lower().startswith("x-vault")}
         server.request(self.command, self.path, body or None, headers)
         response = server.getresponse()
-        self.reply(response.status, response.read())
+        return response.status, response.read()
 
     def reply(self, status, body):
         self.send_response(status)

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use sealwire_keys::KeyHealth;
 
+use super::trouble::Faulty;
 use super::*;
 
 /// A JWT by a key of the test's own, and the public half in PEM.
@@ -121,6 +122,44 @@ fn a_wrapped_secret_id_is_opened_once_and_serves_for_logging_in_again() {
     ground.secret("wrapped", &wrap("auth/token/create"));
     let said = refuses(ground.config(auth()));
     assert!(said.contains("no secret id"), "{said}");
+}
+
+#[test]
+fn a_wrapping_is_opened_only_after_it_was_seen_to_hold_a_secret_id() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    // Somebody has put a good secret id into a wrapping of their own, and the question what it is
+    // gets no answer.
+    let id = fs::read_to_string(ground.path("secret-id")).unwrap();
+    let (_, said) = ground
+        .bao
+        .ask_with(
+            "POST",
+            "sys/wrapping/wrap",
+            &json!({ "secret_id": id }),
+            ground.bao.root_token(),
+            "header = \"X-Vault-Wrap-TTL: 60\"",
+        )
+        .unwrap();
+    ground.secret("wrapped", said["wrap_info"]["token"].as_str().unwrap());
+    let mut faulty = Faulty::before(&ground);
+    faulty.answers("hold before sys/wrapping/lookup 1 x");
+    let vault = Vault::start(VaultConfig {
+        address: faulty.address.clone(),
+        ..ground.config(VaultAuth::AppRole {
+            mount: "approle".to_owned(),
+            role_id: ground.path("role-id"),
+            secret_id: ground.path("wrapped"),
+            wrapped: true,
+        })
+    })
+    .unwrap();
+    faulty.wait_until_it_holds();
+    faulty.answers("ok");
+    assert_eventually("it is refused", SOON, || {
+        let figures = vault.figures();
+        assert!(!figures.logged_in);
+        figures.problem?.contains("no secret id").then_some(())
+    });
 }
 
 #[test]

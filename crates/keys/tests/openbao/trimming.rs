@@ -43,6 +43,7 @@ fn old_versions_are_trimmed_once_nothing_in_the_process_holds_one() {
         first.has_successor().then_some(())
     });
     let second = open(&config).unwrap();
+    second.certified(Duration::from_secs(1));
     // Two looks by each of them, which is when they would trim.
     let requests = Duration::from_secs(1);
     wait(requests);
@@ -62,13 +63,30 @@ fn old_versions_are_kept_for_replicas_until_their_time_is_over() {
     ground.rotate();
     let vault = ground.vault();
     let key = open(&trimming(&vault, Duration::from_secs(3600))).unwrap();
+    key.certified(Duration::from_secs(1));
     wait(Duration::from_secs(1));
     assert_eq!(ground.oldest(), [0, 1]);
     drop(key);
-    let _again = open(&trimming(&vault, Duration::from_millis(1))).unwrap();
+    let again = open(&trimming(&vault, Duration::from_millis(1))).unwrap();
+    wait(Duration::from_secs(1));
+    assert_eq!(ground.oldest(), [0, 1], "it has no certificate yet");
+    again.certified(Duration::from_secs(1));
     assert_eventually("it is trimmed after a restart", SOON, || {
         (ground.oldest() == [2, 2]).then_some(())
     });
+}
+
+#[test]
+fn old_versions_are_kept_as_long_as_a_certificate_lives_whatever_is_configured() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    ground.lets_trim();
+    ground.rotate();
+    let key = open(&trimming(&ground.vault(), Duration::from_millis(1))).unwrap();
+    key.certified(Duration::from_secs(3600));
+    // A shorter one does not count.
+    key.certified(Duration::from_secs(1));
+    wait(Duration::from_secs(2));
+    assert_eq!(ground.oldest(), [0, 1]);
 }
 
 #[test]
@@ -76,6 +94,7 @@ fn a_server_that_does_not_let_it_takes_nothing_down_and_it_is_done_once_that_is_
     let ground = Ground::new(Storage::Memory, "ecdsa-p256");
     ground.rotate();
     let key = open(&trimming(&ground.vault(), Duration::from_millis(1))).unwrap();
+    key.certified(Duration::from_secs(1));
     wait(Duration::from_secs(1));
     assert!(matches!(key.health(), sealwire_keys::KeyHealth::Ready));
     assert!(signs(key.as_ref()));

@@ -1,9 +1,10 @@
 //! What goes wrong with a server: the state is named, and what can recover does so by itself.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::time::Instant;
 
-use sealwire_keys::{KeyHealth, SignError};
+use sealwire_keys::{KeyHealth, SignError, sign_by};
 
 use super::*;
 
@@ -164,14 +165,15 @@ fn more_signatures_than_may_wait_are_refused_as_overload() {
 }
 
 /// Something before the server that answers in its place.
-struct Faulty {
+pub(super) struct Faulty {
     process: std::process::Child,
-    address: String,
+    said: BufReader<ChildStdout>,
+    pub(super) address: String,
     mode: PathBuf,
 }
 
 impl Faulty {
-    fn before(ground: &Ground) -> Self {
+    pub(super) fn before(ground: &Ground) -> Self {
         let mode = ground.path("mode");
         fs::write(&mode, "ok").unwrap();
         let mut process = Command::new("/usr/bin/python3")
@@ -186,12 +188,20 @@ impl Faulty {
         said.read_line(&mut port).unwrap();
         Self {
             process,
+            said,
             address: format!("https://127.0.0.1:{}", port.trim()),
             mode,
         }
     }
 
-    fn answers(&self, mode: &str) {
+    /// Waits until it holds the request that it was told to.
+    pub(super) fn wait_until_it_holds(&mut self) {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        assert!(line.starts_with("held"), "{line}");
+    }
+
+    pub(super) fn answers(&self, mode: &str) {
         // In one step: it is read at any moment.
         let fresh = self.mode.with_extension("fresh");
         fs::write(&fresh, mode).unwrap();
@@ -242,6 +252,116 @@ fn a_server_that_keeps_failing_degrades_the_key_within_the_deadline_until_it_is_
         faulty.answers("ok");
         until_ready(key.as_ref());
     }
+}
+
+#[test]
+fn nobody_waits_for_a_signature_beyond_the_deadline_of_what_it_is_for() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let config = TransitConfig {
+        wait: Duration::from_secs(60),
+        ..ground.transit()
+    };
+    let key = open(&KeyConfig::Transit(config)).unwrap();
+    ground.bao.seal().unwrap();
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_millis(300);
+    let refused = sign_by(deadline, || key.sign(key.schemes()[0], b"message"));
+    assert!(refused.is_err());
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(30), "{waited:?} of a minute");
+}
+
+#[test]
+fn a_key_that_can_be_taken_out_since_then_is_used_no_more() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let key = ground.key();
+    let backup = json!({ "allow_plaintext_backup": true });
+    ground
+        .bao
+        .write("transit/keys/web/config", &backup)
+        .unwrap();
+    assert_eventually("it is seen", SOON, || match key.health() {
+        KeyHealth::Down(problem) => {
+            let problem = problem.to_string();
+            problem.contains("allow_plaintext_backup").then_some(())
+        }
+        _ => None,
+    });
+    let refused = key.sign(key.schemes()[0], b"message").unwrap_err();
+    assert!(refused.to_string().contains("taken out"), "{refused}");
+}
+
+/// Lets the workload make versions of its key.
+fn let_rotate(ground: &Ground) {
+    let rotate = "path \"transit/keys/web/rotate\" { capabilities = [\"update\"] }";
+    let policy = json!({ "policy": format!("{POLICY}{rotate}") });
+    ground.bao.write("sys/policies/acl/web", &policy).unwrap();
+}
+
+fn newest(ground: &Ground) -> u64 {
+    let key = ground.bao.read("transit/keys/web").unwrap();
+    key["data"]["latest_version"].as_u64().unwrap()
+}
+
+#[test]
+fn a_rotation_whose_answer_is_lost_makes_one_version() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let_rotate(&ground);
+    let mut faulty = Faulty::before(&ground);
+    let key = faulty.key(&ground);
+    faulty.answers("hold after keys/web/rotate 1 x");
+    std::thread::scope(|scope| {
+        let rotating = scope.spawn(|| key.rotate());
+        faulty.wait_until_it_holds();
+        faulty.answers("ok");
+        rotating.join().unwrap().unwrap();
+    });
+    assert_eq!(newest(&ground), 2);
+    assert!(key.has_successor());
+}
+
+#[test]
+fn whoever_asks_for_a_rotation_at_once_gets_one_version() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let_rotate(&ground);
+    let key = ground.key();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| key.rotate().unwrap());
+        }
+    });
+    assert_eq!(newest(&ground), 2);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_holds_no_signature_up() {
+    let ground = Ground::new(Storage::Memory, "ecdsa-p256");
+    let ca = ground.path("ca.pem");
+    fs::copy(ground.bao.ca(), &ca).unwrap();
+    let config = VaultConfig {
+        ca: ca.clone(),
+        timeout: Duration::from_secs(1),
+        ..ground.config(ground.app_role())
+    };
+    let vault = Vault::start(config).unwrap();
+    let key = open(&KeyConfig::Transit(transit(vault.clone()))).unwrap();
+    // Whoever opens a pipe waits for somebody who writes.
+    fs::remove_file(&ca).unwrap();
+    let made = Command::new("mkfifo").arg(&ca).status().unwrap();
+    assert!(made.success());
+    // When something is wrong with the server, its CA is read again.
+    ground.bao.seal().unwrap();
+    assert_eventually("it is seen", SOON, || {
+        let problem = vault.figures().problem?;
+        problem.contains("sealed").then_some(())
+    });
+    ground.bao.unseal().unwrap();
+    assert_eventually("and that it is over", SOON, || {
+        vault.figures().problem.is_none().then_some(())
+    });
+    until_ready(key.as_ref());
+    // So that the thread that waits can end.
+    fs::write(&ca, "").unwrap();
 }
 
 #[test]

@@ -224,6 +224,7 @@ impl Home {
             queue: 64,
             wait: Duration::from_secs(5),
             generate: None,
+            certified: None,
             state: None,
         }
     }

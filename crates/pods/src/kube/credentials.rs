@@ -54,7 +54,10 @@ impl Credentials {
         let root = Issuer::new(root, key);
 
         let mut server = named("kube-apiserver", None);
-        server.subject_alt_names = vec![SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
+        // It listens on loopback, and is reached from a world by way of that world's node.
+        server.subject_alt_names = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(198, 18, 255, 1)]
+            .map(|address| SanType::IpAddress(address.into()))
+            .to_vec();
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         // RBAC lets this group do everything.
         let mut administrator = named("administrator", Some("system:masters"));

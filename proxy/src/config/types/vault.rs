@@ -19,6 +19,10 @@ pub struct VaultTransitSection {
     /// Version of the key; the newest when none, and then a newer one is moved to when it is made.
     #[serde(default)]
     pub version: Option<u64>,
+    /// PEM file with the public half of a key that the server has in an HSM (OpenBao's external keys):
+    /// the server does not tell it. One block for each version in use.
+    #[serde(default)]
+    pub public_key: Option<PathBuf>,
     /// Lets a key be used that can be taken out of the server.
     #[serde(default)]
     pub allow_exportable: bool,
@@ -41,8 +45,8 @@ pub struct VaultTransitSection {
     /// `docs/vault.md`. The policy `sealwire-trim` has to allow it.
     #[serde(default)]
     pub trim: bool,
-    /// Seconds that a version is in use before older ones are trimmed: longer than any certificate
-    /// lives, since another replica may have one for an older version.
+    /// Seconds that a version is in use before older ones are trimmed. It is never sooner than a
+    /// certificate's whole life, since another replica may have one for an older version.
     #[serde(default = "default_trim_after")]
     pub trim_after_seconds: u64,
 }
@@ -69,8 +73,9 @@ pub struct VaultPkiSection {
     /// The shortest life, in seconds, that is accepted of a certificate.
     #[serde(default = "default_least")]
     pub least_seconds: u64,
-    /// Seconds between two looks at the mount's issuers, which are the trust bundle. A new issuer
-    /// has to be in the mount for longer than this before it becomes the default.
+    /// Seconds between two looks at the mount's issuers, which are the trust bundle. A certificate
+    /// of an issuer that is new in the mount is held back for as long, so that every peer knows that
+    /// one first.
     #[serde(default = "default_bundle")]
     pub bundle_seconds: u64,
 }
@@ -92,7 +97,7 @@ pub struct VaultSection {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub ranges: Vec<IpNet>,
-    /// Namespace that all paths are in.
+    /// Namespace that all paths are in, such as `team` or `team/shop`.
     #[serde(default)]
     pub namespace: Option<String>,
     /// How to log in.
