@@ -4,7 +4,7 @@
 //! The way of a connection is the way through the modules: [`capture`] steers it here, [`policy`]
 //! decides, [`outbound`] and [`inbound`] carry it over sealed links (crate `sealwire-link`), and
 //! [`observe`] writes down how it went. [`keeper`] keeps key, certificate, [`revocation`] lists
-//! and configuration up to date, [`state`] knows whether anything may flow, [`planes`] show it,
+//! and configuration up to date ([`pod`] is what the pod adds to it), [`state`] knows whether anything may flow, [`planes`] show it,
 //! [`confine`] locks the process in, and [`run`] puts it all together.
 
 pub mod capture;
@@ -18,6 +18,7 @@ pub mod logging;
 pub mod observe;
 pub mod outbound;
 pub mod planes;
+pub mod pod;
 pub mod policy;
 pub mod reference;
 pub mod revocation;
