@@ -5,7 +5,8 @@
 //! decides, [`outbound`] and [`inbound`] carry it over sealed links (crate `sealwire-link`), and
 //! [`observe`] writes down how it went. [`keeper`] keeps key, certificate, [`revocation`] lists
 //! and configuration up to date, [`state`] knows whether anything may flow, [`planes`] show it,
-//! [`confine`] locks the process in, and [`run`] puts it all together.
+//! [`probes`] are handed to the application, [`confine`] locks the process in, and [`run`] puts it
+//! all together.
 
 pub mod capture;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod observe;
 pub mod outbound;
 pub mod planes;
 pub mod policy;
+pub mod probes;
 pub mod reference;
 pub mod revocation;
 pub mod run;

@@ -54,6 +54,10 @@ pub struct Config {
     /// How the proxy ends.
     #[serde(default)]
     pub drain: DrainSection,
+    /// File with the probes of the pod's containers, as the injector declares them: the health port
+    /// does those checks at `/probe/<container>/<probe>`, for the node. Read once, at the start.
+    #[serde(default)]
+    pub probes: Option<PathBuf>,
     /// How the proxy locks itself in. Changing it needs a restart.
     #[serde(default)]
     pub confinement: Confinement,
