@@ -25,6 +25,7 @@ use crate::logging::{self, LogLevel};
 use crate::observe::install_metrics;
 use crate::outbound::Outbound;
 use crate::planes::{self, KeyCounters, Planes};
+use crate::pod::PodFacts;
 use crate::probes::Probes;
 use crate::state::{Condition, Need, State};
 
@@ -57,9 +58,9 @@ impl Exit {
 ///
 /// # Errors
 /// Before anything runs: a bad configuration, a taken port.
-pub fn run(path: &Path) -> anyhow::Result<Exit> {
+pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
     let text = config::read(path)?;
-    let settings = Arc::new(Config::parse(&text)?.settings()?);
+    let settings = Arc::new(Config::parse(&text)?.for_pod(pod)?.settings()?);
     let log_level = logging::start(&settings.config.log)
         .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
@@ -76,6 +77,7 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
     let making = runtime("sealwire-make", workers, MAKING_NICENESS)?;
     let proxy = Proxy {
         path: path.to_owned(),
+        pod: pod.clone(),
         text,
         settings,
         log_level,
@@ -152,6 +154,7 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
 
 struct Proxy {
     path: PathBuf,
+    pod: PodFacts,
     /// What the settings were made from.
     text: String,
     settings: Arc<Settings>,
@@ -190,6 +193,7 @@ impl Proxy {
         let mut signals = Signals::install()?;
         let _keeper = Keeper::start(KeeperConfig {
             path: self.path.clone(),
+            pod: self.pod.clone(),
             text: self.text.clone(),
             settings: self.settings.clone(),
             state: state.clone(),
