@@ -1,8 +1,11 @@
 //! `sealwire`, for people: see it work on this machine.
 
+mod cluster;
 mod demo;
+mod doctor;
 mod keys;
 mod screen;
+mod status;
 mod vault;
 
 use std::process::ExitCode;
@@ -23,6 +26,14 @@ enum Command {
     ///
     /// Everything happens in namespaces that end with it: nothing of this machine is changed.
     Demo(demo::Options),
+    /// Says what is wrong with a cluster, a pod or this machine, and what to do about it.
+    ///
+    /// Changes nothing. Exit code: 0 when nothing is at fault.
+    Doctor(Box<doctor::Doctor>),
+    /// Lists pods: sealed, not sealed, and why.
+    ///
+    /// Exit code: 0 when every pod that ought to be sealed is.
+    Status(status::Status),
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -34,6 +45,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Status(status) => status.run(),
         Command::Keys(command) => command.run().map(|()| true),
         Command::Vault(command) => command.run().map(|()| true),
     };

@@ -26,6 +26,7 @@ use crate::observe::install_metrics;
 use crate::outbound::Outbound;
 use crate::planes::{self, KeyCounters, Planes};
 use crate::pod::PodFacts;
+use crate::probes::Probes;
 use crate::state::{Condition, Need, State};
 
 /// How the proxy ended; its exit code.
@@ -65,6 +66,7 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
         tracing::warn!(problem, "fewer connections are possible than configured");
     }
+    let probes = (settings.config.probes.as_deref()).map_or_else(|| Ok(Probes::default()), Probes::load)?;
     let listeners = Listeners::open(&settings.config.ports)?;
     let confinement = confine(&what_to_confine(&settings, path));
     for (measure, state) in confinement.gaps() {
@@ -82,7 +84,7 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
         confinement,
         relays: relays.handle().clone(),
     };
-    let exit = making.block_on(proxy.serve(listeners));
+    let exit = making.block_on(proxy.serve(listeners, probes));
     abandon([relays, making]);
     sealwire_keys::finish(Duration::from_secs(1));
     exit
@@ -163,7 +165,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn serve(self, listeners: Listeners) -> anyhow::Result<Exit> {
+    async fn serve(self, listeners: Listeners, probes: Probes) -> anyhow::Result<Exit> {
         let limits = self.settings.config.limits;
         let state = State::new();
         let registry = Registry::new();
@@ -180,7 +182,8 @@ impl Proxy {
             connections: limits.connections,
             key_counters: KeyCounters::default(),
         });
-        planes::serve(register(listeners.health)?, &planes::health(planes.clone()));
+        let health = planes::health(planes.clone()).merge(probes.router());
+        planes::serve(register(listeners.health)?, &health);
         planes::serve(
             register(listeners.metrics)?,
             &planes::metrics(planes.clone()),
