@@ -127,9 +127,21 @@ impl InjectorConfig {
         let volumes = &self.volumes;
         let ours = [
             (names::PIN_PATH, "volumes.pin", volumes.pin.is_some()),
-            (names::VAULT_PATH, "volumes.vaultToken", volumes.vault_token.is_some()),
-            (names::IDENTITY_PATH, "volumes.certificate", volumes.certificate.is_some()),
-            (names::MODULE_PATH, "volumes.module", volumes.module.is_some()),
+            (
+                names::VAULT_PATH,
+                "volumes.vaultToken",
+                volumes.vault_token.is_some(),
+            ),
+            (
+                names::IDENTITY_PATH,
+                "volumes.certificate",
+                volumes.certificate.is_some(),
+            ),
+            (
+                names::MODULE_PATH,
+                "volumes.module",
+                volumes.module.is_some(),
+            ),
         ];
         ours.into_iter()
             .find(|(path, _, given)| file.starts_with(path) && !given)
@@ -159,7 +171,10 @@ impl InjectorConfig {
         let positive = [
             ("maxBytes", webhook.max_bytes),
             ("connections", webhook.connections),
-            ("deadlineSeconds", usize::from(webhook.deadline_seconds != 0)),
+            (
+                "deadlineSeconds",
+                usize::from(webhook.deadline_seconds != 0),
+            ),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::invalid(
@@ -175,13 +190,19 @@ impl InjectorConfig {
                 "let at least one request of the largest size in",
             ));
         }
-        if let WebhookCertificate::SelfMade { days, .. } = webhook.certificate
-            && !(1..=3650).contains(&days)
+        if let WebhookCertificate::SelfMade {
+            lifetime_seconds,
+            settle_seconds,
+            ..
+        } = webhook.certificate
+            && (settle_seconds == 0 || lifetime_seconds / 6 < settle_seconds)
         {
             return Err(ConfigError::invalid(
-                "webhook.certificate.selfMade.days",
-                format!("{days} is not between 1 and 3650"),
-                "use 30",
+                "webhook.certificate.selfMade",
+                format!(
+                    "in a life of {lifetime_seconds} s a new one cannot settle for {settle_seconds} s in peace"
+                ),
+                "let lifetimeSeconds be at least six times settleSeconds",
             ));
         }
         Ok(())
@@ -195,7 +216,5 @@ fn check_for_pods(field: &str, proxy: &Config) -> Result<(), ConfigError> {
         .for_pod(&sample_pod("default"))
         .and_then(Config::settings)
         .map(drop)
-        .map_err(|error| {
-            ConfigError::invalid(field, error, "see docs/configuration.md")
-        })
+        .map_err(|error| ConfigError::invalid(field, error, "see docs/configuration.md"))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use sealwire_proxy::config::{Config, ExceptionRule, LogFormat};
+use sealwire_proxy::config::{Config, ExceptionRule, LogSection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -250,9 +250,12 @@ pub enum WebhookCertificate {
         /// Names and addresses by which the API server calls; the Service's own when empty.
         #[serde(default)]
         names: Vec<String>,
-        /// Days for which a certificate is good. It is renewed after two thirds of that.
-        #[serde(default = "default_days")]
-        days: u32,
+        /// Seconds for which a certificate is good. It is renewed after two thirds of that.
+        #[serde(default = "default_lifetime", rename = "lifetimeSeconds")]
+        lifetime_seconds: u64,
+        /// Seconds from when the API server is told of a new CA until a certificate of it is used.
+        #[serde(default = "default_settle", rename = "settleSeconds")]
+        settle_seconds: u64,
     },
     /// Files, such as cert-manager keeps them; read again when they change. The CA in the
     /// webhooks' configuration is whoever's who keeps them.
@@ -276,17 +279,6 @@ pub struct ControllerSection {
     pub service: String,
     /// Seconds between two looks at everything, beside every change that is noticed at once.
     pub resync_seconds: u64,
-}
-
-/// What is logged, and how.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct LogSection {
-    /// Form of a line.
-    #[schemars(with = "String")]
-    pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,kube=debug`.
-    pub level: String,
 }
 
 impl Default for TokenSource {
@@ -328,7 +320,8 @@ impl Default for WebhookSection {
             health_port: 8080,
             certificate: WebhookCertificate::SelfMade {
                 names: Vec::new(),
-                days: default_days(),
+                lifetime_seconds: default_lifetime(),
+                settle_seconds: default_settle(),
             },
             max_bytes: 3 * 1024 * 1024,
             total_bytes: 32 * 1024 * 1024,
@@ -349,15 +342,6 @@ impl Default for ControllerSection {
     }
 }
 
-impl Default for LogSection {
-    fn default() -> Self {
-        Self {
-            format: LogFormat::Json,
-            level: "info".to_owned(),
-        }
-    }
-}
-
 fn default_pull_policy() -> String {
     "IfNotPresent".to_owned()
 }
@@ -366,6 +350,11 @@ fn default_certificate_key() -> String {
     "tls.crt".to_owned()
 }
 
-fn default_days() -> u32 {
-    30
+/// 30 days.
+fn default_lifetime() -> u64 {
+    30 * 24 * 60 * 60
+}
+
+fn default_settle() -> u64 {
+    60
 }
