@@ -1,6 +1,7 @@
 //! `sealwire`, for people: see it work on this machine.
 
 mod demo;
+mod inject;
 mod keys;
 mod screen;
 mod vault;
@@ -23,6 +24,8 @@ enum Command {
     ///
     /// Everything happens in namespaces that end with it: nothing of this machine is changed.
     Demo(demo::Options),
+    /// Seals the pods in manifests, as the webhook seals them in a cluster, and prints them.
+    Inject(inject::Options),
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -34,6 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Inject(options) => inject::run(&options).map(|()| true),
         Command::Keys(command) => command.run().map(|()| true),
         Command::Vault(command) => command.run().map(|()| true),
     };

@@ -2,7 +2,7 @@
 //! the sidecars their configuration.
 //!
 //! [`inject`] makes a sealed pod of a pod and [`validate`] says what may not be in one: both are
-//! functions of a pod and the [`config`], and `sealwire inject` calls them too. A [`review`] is one
+//! functions of a pod and the [`config`], and `sealwire inject` calls them too ([`offline`]). A [`review`] is one
 //! question of the API server; [`webhook`] serves them under the [`certificate`] that it keeps, and
 //! follows [`claims`]. [`controller`] writes the ConfigMaps, with the [`rules`] that namespaces
 //! declare, in the replica that holds the [`lease`]. [`names`] are what all of it, the chart and
@@ -16,6 +16,7 @@ pub mod health;
 pub mod inject;
 pub mod lease;
 pub mod names;
+pub mod offline;
 pub mod reference;
 pub mod refusal;
 pub mod review;
