@@ -43,6 +43,9 @@ impl Lives {
 
     /// Waits until every container has ended. For ever, where none is watched.
     pub(crate) async fn ended(&self) {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
         while !self.have_ended(Instant::now()) {
             tokio::time::sleep(LOOK).await;
         }
