@@ -11,7 +11,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -223,6 +223,21 @@ impl KubeApi {
     /// # Errors
     /// When it does not succeed.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, WorldError> {
+        let output = self.kubectl_ended(arguments, input)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(WorldError::Step {
+            step: format!("kubectl {}", arguments.join(" ")),
+            message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+
+    /// The same, however it ends: of many objects it may have done some.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn kubectl_ended(&self, arguments: &[&str], input: &str) -> Result<Output, WorldError> {
         let failed = |source| run_error("kubectl", source);
         let mut kubectl = Command::new(self.programs.join("kubectl"))
             .args(arguments)
@@ -239,14 +254,7 @@ impl KubeApi {
             // It reads all of it before it says anything; if it does not, it says why.
             let _ = stdin.write_all(input.as_bytes());
         }
-        let output = kubectl.wait_with_output().map_err(failed)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        Err(WorldError::Step {
-            step: format!("kubectl {}", arguments.join(" ")),
-            message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
+        kubectl.wait_with_output().map_err(failed)
     }
 
     fn wait_until_ready(&mut self) -> Result<(), WorldError> {
