@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::core::ObjectMeta;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -133,17 +133,14 @@ impl Controller {
             .values()
             .filter(|wanted| wanted.problem.is_some())
             .count();
-        gauge!("sealwire_injector_namespaces").set(count(wanted.len()));
         gauge!("sealwire_injector_namespaces_with_problems").set(count(problems));
-        let mut all = true;
+        let mut failed = 0;
         for (namespace, wanted) in &wanted {
             let key = reflector::ObjectRef::new(names::CONFIG_MAP).within(namespace);
-            let there = maps.get(&key);
-            if there.as_ref().is_some_and(|there| holds(there, wanted)) {
+            if maps.get(&key).is_some_and(|there| holds(&there, wanted)) {
                 continue;
             }
-            let version = there.and_then(|there| there.resource_version());
-            let outcome = match timeout(WRITE, write(client, namespace, wanted, version)).await {
+            let outcome = match timeout(WRITE, write(client, namespace, wanted)).await {
                 Ok(Ok(())) => {
                     tracing::info!(namespace, problem = wanted.problem, "configured");
                     "ok"
@@ -154,10 +151,13 @@ impl Controller {
                 }
                 Err(_) => "failed",
             };
-            all &= outcome == "ok";
+            failed += usize::from(outcome == "failed");
             counter!("sealwire_injector_configurations_total", "outcome" => outcome).increment(1);
         }
-        all
+        for (state, number) in [("in-step", wanted.len() - failed), ("failed", failed)] {
+            gauge!("sealwire_injector_config_maps", "state" => state).set(count(number));
+        }
+        failed == 0
     }
 }
 
@@ -219,29 +219,24 @@ where
     store
 }
 
+/// Whether it is as it is wanted. Keys of others in it are read by nobody.
 fn holds(there: &ConfigMap, wanted: &Wanted) -> bool {
-    there.data.as_ref() == Some(&wanted.data)
-        && there.binary_data.is_none()
-        && there.annotations().get(PROBLEM) == wanted.problem.as_ref()
+    let holds = |(key, text): (&String, &String)| {
+        there.data.as_ref().and_then(|data| data.get(key)) == Some(text)
+    };
+    wanted.data.iter().all(holds) && there.annotations().get(PROBLEM) == wanted.problem.as_ref()
 }
 
-/// Writes the whole ConfigMap: over that version, so that nothing of others is left in it, or anew.
-async fn write(
-    client: &Client,
-    namespace: &str,
-    wanted: &Wanted,
-    version: Option<String>,
-) -> Result<(), kube::Error> {
+/// Writes the ConfigMap. Applied rather than created: creating could not be allowed by name.
+async fn write(client: &Client, namespace: &str, wanted: &Wanted) -> Result<(), kube::Error> {
     let (label, value) = names::MANAGED_BY;
     let annotations = wanted
         .problem
         .clone()
         .map(|problem| (PROBLEM.to_owned(), problem));
-    let exists = version.is_some();
     let map = ConfigMap {
         metadata: ObjectMeta {
             name: Some(names::CONFIG_MAP.to_owned()),
-            resource_version: version,
             labels: Some(BTreeMap::from([(label.to_owned(), value.to_owned())])),
             annotations: Some(annotations.into_iter().collect()),
             ..ObjectMeta::default()
@@ -250,15 +245,9 @@ async fn write(
         ..ConfigMap::default()
     };
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    if exists {
-        api.replace(names::CONFIG_MAP, &PostParams::default(), &map)
-            .await?;
-    } else {
-        // Applied rather than created: creating cannot be allowed by name.
-        let params = PatchParams::apply(MANAGER).force();
-        api.patch(names::CONFIG_MAP, &params, &Patch::Apply(&map))
-            .await?;
-    }
+    let params = PatchParams::apply(MANAGER).force();
+    api.patch(names::CONFIG_MAP, &params, &Patch::Apply(&map))
+        .await?;
     Ok(())
 }
 

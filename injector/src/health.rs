@@ -83,7 +83,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "Times that the serving certificate could not be looked after"
     );
     describe_gauge!("sealwire_injector_leader", "1 for the replica that writes");
-    describe_gauge!("sealwire_injector_namespaces", "Namespaces with the label");
+    describe_gauge!(
+        "sealwire_injector_config_maps",
+        "ConfigMaps that are as they are to be, and that could not be written"
+    );
     describe_gauge!(
         "sealwire_injector_namespaces_with_problems",
         "Namespaces whose rules have something wrong in them"

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use metrics::gauge;
 use tokio::sync::watch;
@@ -94,7 +94,14 @@ impl Election {
             let mut lease = Lease::default();
             lease.metadata.name = Some(names::LEASE.to_owned());
             lease.spec = Some(self.held(now, 0));
-            return written(self.leases.create(&PostParams::default(), &lease).await);
+            // Applied rather than created: creating could not be allowed by name. Whoever is second
+            // is told of a conflict, since each replica applies by a name of its own.
+            let params = PatchParams::apply(&self.identity);
+            return written(
+                self.leases
+                    .patch(names::LEASE, &params, &Patch::Apply(&lease))
+                    .await,
+            );
         };
         let spec = lease.spec.get_or_insert_default();
         let holder = spec.holder_identity.as_deref().unwrap_or_default();

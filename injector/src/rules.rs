@@ -68,6 +68,7 @@ pub fn configuration(
     config: &InjectorConfig,
 ) -> (Config, Vec<String>) {
     let mut proxy = config.proxy.clone();
+    proxy.probes = Some(names::PROBES_FILE.into());
     let mut problems = Vec::new();
     let own = config
         .exceptions

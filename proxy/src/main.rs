@@ -80,7 +80,11 @@ impl Command {
             Self::Capture {
                 config, pod, print, ..
             } => {
-                let spec = Config::load(&config)?.for_pod(&pod)?.settings()?.capture;
+                let settings = Config::load(&config)?.for_pod(&pod)?.settings()?;
+                let mut spec = settings.capture;
+                if settings.config.capture.gateways {
+                    spec.node.extend(capture::gateways());
+                }
                 if print {
                     say(&spec.ruleset());
                 } else {

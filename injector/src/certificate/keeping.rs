@@ -22,6 +22,9 @@ use super::Serving;
 use super::generations::{Generations, Making};
 use crate::names;
 
+/// Who the API server is told that writes.
+const MANAGER: &str = "sealwire-injector";
+
 /// The Secret's key.
 const KEY: &str = "generations";
 
@@ -165,7 +168,6 @@ async fn write(
     let data =
         serde_json::to_vec(generations).map_err(|error| StepError::Secret(error.to_string()))?;
     let data = BTreeMap::from([(KEY.to_owned(), ByteString(data))]);
-    let params = PostParams::default();
     if let Some(mut secret) = secret {
         secret.data = Some(data);
         return Ok(secrets
@@ -179,7 +181,12 @@ async fn write(
     secret.metadata.name = Some(names::CERTIFICATE_SECRET.to_owned());
     let (label, value) = names::MANAGED_BY;
     secret.metadata.labels = Some(BTreeMap::from([(label.to_owned(), value.to_owned())]));
-    Ok(secrets.create(&params, &secret).await?)
+    // Applied rather than created: creating could not be allowed by name.
+    let params = PatchParams::apply(MANAGER);
+    let patch = Patch::Apply(&secret);
+    Ok(secrets
+        .patch(names::CERTIFICATE_SECRET, &params, &patch)
+        .await?)
 }
 
 /// What gives these webhooks the bundle; none for no webhook.

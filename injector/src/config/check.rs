@@ -156,6 +156,14 @@ impl InjectorConfig {
                 "name the image of sealwire-proxy",
             ));
         }
+        let own = |name: &&String| name.is_empty() || name.starts_with("SEALWIRE_");
+        if let Some(name) = self.sidecar.environment.keys().find(own) {
+            return Err(ConfigError::invalid(
+                format!("sidecar.environment.{name}"),
+                "names that begin with SEALWIRE_ are the injector's",
+                "use the name that the module looks for",
+            ));
+        }
         if self.sidecar.startup_seconds == 0 {
             return Err(ConfigError::invalid(
                 "sidecar.startupSeconds",

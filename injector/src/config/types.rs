@@ -139,6 +139,9 @@ pub struct SidecarSection {
     pub native: Native,
     /// Its resources. Whatever is not given has no bound, or that of the namespace.
     pub resources: ResourcesSection,
+    /// Environment that the vendor's PKCS#11 module wants, such as where its own configuration is.
+    /// No secrets: whoever may read pods sees it.
+    pub environment: BTreeMap<String, String>,
     /// Seconds after which a sidecar that is not ready is started again.
     pub startup_seconds: u32,
 }
@@ -295,6 +298,7 @@ impl Default for SidecarSection {
         Self {
             native: Native::Auto,
             resources: ResourcesSection::default(),
+            environment: BTreeMap::new(),
             startup_seconds: 150,
         }
     }

@@ -66,6 +66,10 @@ impl Parts<'_> {
     pub(super) fn proxy(&self) -> Value {
         let ports = self.config.proxy.ports;
         let mut container = self.container(names::PROXY, "run");
+        if let Some(env) = container.get_mut("env").and_then(Value::as_array_mut) {
+            let more = self.config.sidecar.environment.iter();
+            env.extend(more.map(|(name, value)| json!({ "name": name, "value": value })));
+        }
         if self.native {
             container.insert("restartPolicy".to_owned(), json!("Always"));
         }

@@ -3,7 +3,7 @@
 //! declared stands in an annotation, which the sidecar reads as a file. Commands (exec) stay.
 
 use k8s_openapi::api::core::v1::{
-    Container, GRPCAction, HTTPGetAction, LifecycleHandler, Pod, Probe, TCPSocketAction,
+    Container, GRPCAction, HTTPGetAction, LifecycleHandler, Pod, PodSpec, Probe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
@@ -60,7 +60,10 @@ pub(super) fn redirect(
                 faults: &mut faults,
                 declared: Map::new(),
             };
-            desk.redirect(value, list == "containers" && !native);
+            let silence = (list == "containers" && !native)
+                .then(|| silence(spec))
+                .flatten();
+            desk.redirect(value, silence);
             if !desk.declared.is_empty() {
                 declared.insert(container.name.clone(), Value::Object(desk.declared));
             }
@@ -96,12 +99,7 @@ pub(super) fn restore(spec: &mut Map<String, Value>, declared: &Value) {
                     put_back(handler, &name, hook, of);
                 }
             }
-            let alive = container
-                .get("readinessProbe")
-                .is_some_and(|probe| asks_for(probe.get("httpGet"), &name, ALIVE));
-            if alive {
-                container.remove("readinessProbe");
-            }
+            remove_alive(container, &name);
         }
     }
 }
@@ -118,6 +116,38 @@ fn put_back(probe: &mut Map<String, Value>, container: &str, kind: &str, declare
             probe.remove("httpGet");
             probe.insert(handler.to_owned(), action.clone());
         }
+    }
+}
+
+/// Takes out what only asks whether the container runs.
+fn remove_alive(container: &mut Map<String, Value>, name: &str) {
+    let is_alive = |asker: Option<&Value>| {
+        asker.is_some_and(|asker| asks_for(asker.get("httpGet"), name, ALIVE))
+    };
+    if is_alive(container.get("readinessProbe")) {
+        container.remove("readinessProbe");
+    }
+    let Some(lifecycle) = container
+        .get_mut("lifecycle")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    if is_alive(lifecycle.get("postStart")) {
+        lifecycle.remove("postStart");
+        if lifecycle.is_empty() {
+            container.remove("lifecycle");
+        }
+    }
+}
+
+/// After how much silence a container has ended, where its end ends the pod: longer than the pause
+/// before a container that has failed is started again.
+fn silence(spec: &PodSpec) -> Option<u32> {
+    match spec.restart_policy.as_deref() {
+        Some("Never") => Some(30),
+        Some("OnFailure") => Some(330),
+        _ => None,
     }
 }
 
@@ -142,7 +172,7 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    fn redirect(&mut self, value: &mut Map<String, Value>, needs_alive: bool) {
+    fn redirect(&mut self, value: &mut Map<String, Value>, silence: Option<u32>) {
         let container = self.container;
         let probes = [
             &container.startup_probe,
@@ -171,8 +201,15 @@ impl Desk<'_> {
                 self.point(map(map(value, "lifecycle"), kind), kind, handler);
             }
         }
-        if needs_alive && container.readiness_probe.is_none() {
-            let action = self.action(ALIVE);
+        if let Some(seconds) = silence {
+            self.ask_after(value, seconds);
+        }
+    }
+
+    /// Lets the kubelet ask after the container for as long as it runs, and once when it begins.
+    fn ask_after(&mut self, value: &mut Map<String, Value>, silence: u32) {
+        let action = self.action(ALIVE);
+        if self.container.readiness_probe.is_none() {
             value.insert(
                 "readinessProbe".to_owned(),
                 json!({
@@ -183,8 +220,14 @@ impl Desk<'_> {
                     "failureThreshold": 3,
                 }),
             );
-            self.declared.insert(ALIVE.to_owned(), json!({}));
         }
+        let hooks = self.container.lifecycle.as_ref();
+        if hooks.is_none_or(|hooks| hooks.post_start.is_none()) {
+            let hook = json!({ "httpGet": action });
+            map(value, "lifecycle").insert("postStart".to_owned(), hook);
+        }
+        let said = json!({ "silentSeconds": silence });
+        self.declared.insert(ALIVE.to_owned(), said);
     }
 
     /// Where the kubelet asks instead.
