@@ -43,14 +43,20 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(measure());
 }
 
 async fn measure() {
     let before = resident();
     let server = Server::start().await;
-    for (name, spec) in [("a small pod", small()), ("a pod of 20 containers with probes", large())] {
+    for (name, spec) in [
+        ("a small pod", small()),
+        ("a pod of 20 containers with probes", large()),
+    ] {
         let body = Bytes::from(review(&spec).to_string());
         let mut due = load(&server, &body, Some(RATE)).await;
         let begun = Instant::now();
@@ -84,7 +90,8 @@ async fn load(server: &Server, body: &Bytes, rate: Option<u32>) -> Vec<Duration>
                     None => Instant::now(),
                 };
                 tokio::time::sleep_until(due.into()).await;
-                let path = [paths::MUTATE_NAMESPACE, paths::VALIDATE_NAMESPACE][usize::from(number % 2 == 1)];
+                let path = [paths::MUTATE_NAMESPACE, paths::VALIDATE_NAMESPACE]
+                    [usize::from(number % 2 == 1)];
                 let request = Request::post(path)
                     .header("host", "injector")
                     .body(Full::new(body.clone()))
@@ -116,8 +123,15 @@ impl Server {
             settle: Duration::from_secs(1),
         };
         let now = OffsetDateTime::now_utc();
-        let generations = Generations::default().tended(&making, now).unwrap().unwrap();
-        let (chain, key) = generations.serving(making.settle, now).unwrap().parsed().unwrap();
+        let generations = Generations::default()
+            .tended(&making, now)
+            .unwrap()
+            .unwrap();
+        let (chain, key) = generations
+            .serving(making.settle, now)
+            .unwrap()
+            .parsed()
+            .unwrap();
         let serving = Arc::new(Serving::default());
         serving.put(chain, key).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -157,7 +171,8 @@ fn small() -> Value {
 
 fn large() -> Value {
     let container = |i: usize| {
-        let probe = json!({ "httpGet": { "path": "/ready", "port": 8000 + i }, "periodSeconds": 10 });
+        let probe =
+            json!({ "httpGet": { "path": "/ready", "port": 8000 + i }, "periodSeconds": 10 });
         let env: Vec<Value> = (0..30)
             .map(|i| json!({ "name": format!("VARIABLE_{i}"), "value": "a value of some length" }))
             .collect();
@@ -188,6 +203,9 @@ fn review(spec: &Value) -> Value {
 /// Resident memory of this process, client and server together.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::{Body, Bytes};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -25,7 +25,7 @@ use crate::claims::ClaimFollower;
 use crate::config::WebhookSection;
 use crate::inject::Injector;
 use crate::refusal::{Fault, Reason, Refusal};
-use crate::review::{Answer, Outcome, Review, Task};
+use crate::review::{Outcome, Review, Task};
 
 /// How long a caller may take for the handshake, and between two requests.
 const IDLE: Duration = Duration::from_secs(90);

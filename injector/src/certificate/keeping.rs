@@ -47,10 +47,7 @@ pub struct Keeping {
 enum StepError {
     #[error(transparent)]
     Api(#[from] kube::Error),
-    #[error(
-        "the Secret {} holds something else: {0}: delete it, and another is made",
-        names::CERTIFICATE_SECRET
-    )]
+    #[error("the Secret sealwire-injector-tls holds something else: {0}: delete it, and another is made")]
     Secret(String),
     #[error(transparent)]
     Certificate(#[from] super::CertificateError),
@@ -170,6 +167,7 @@ async fn write(
     let data = BTreeMap::from([(KEY.to_owned(), ByteString(data))]);
     if let Some(mut secret) = secret {
         secret.data = Some(data);
+        let params = PostParams::default();
         return Ok(secrets
             .replace(names::CERTIFICATE_SECRET, &params, &secret)
             .await?);

@@ -80,7 +80,7 @@ impl InjectorConfig {
             if let Some(missing) = missing {
                 return Err(ConfigError::invalid(
                     field,
-                    format!("{text} comes from `{missing}`, which is not given"),
+                    format!("{} comes from `{missing}`, which is not given", path.display()),
                     format!("give `{missing}`, or name another file"),
                 ));
             }

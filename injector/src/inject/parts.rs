@@ -68,7 +68,7 @@ impl Parts<'_> {
         let mut container = self.container(names::PROXY, "run");
         if let Some(env) = container.get_mut("env").and_then(Value::as_array_mut) {
             let more = self.config.sidecar.environment.iter();
-            env.extend(more.map(|(name, value)| json!({ "name": name, "value": value })));
+            env.extend(more.map(|(name, value)| variable(name, value)));
         }
         if self.native {
             container.insert("restartPolicy".to_owned(), json!("Always"));
@@ -130,7 +130,7 @@ impl Parts<'_> {
             "imagePullPolicy": self.config.image.pull_policy,
             "args": args,
             "env": env,
-            "resources": self.config.sidecar.resources,
+            "resources": self.resources(),
             "terminationMessagePath": "/dev/termination-log",
             "terminationMessagePolicy": "FallbackToLogsOnError",
         });
@@ -138,6 +138,19 @@ impl Parts<'_> {
             Value::Object(container) => container,
             _ => Map::new(),
         }
+    }
+
+    /// Without what is empty, which the API server would leave out.
+    fn resources(&self) -> Map<String, Value> {
+        let resources = &self.config.sidecar.resources;
+        [
+            ("requests", &resources.requests),
+            ("limits", &resources.limits),
+        ]
+        .into_iter()
+        .filter(|(_, amounts)| !amounts.is_empty())
+        .map(|(name, amounts)| (name.to_owned(), json!(amounts)))
+        .collect()
     }
 
     fn mounts(&self) -> Vec<Value> {
@@ -283,6 +296,13 @@ impl Parts<'_> {
         text.replace(sealwire_proxy::pod::SERVICE_ACCOUNT, self.account)
             .replace(sealwire_proxy::pod::NAMESPACE, self.namespace)
     }
+}
+
+fn variable(name: &str, value: &str) -> Value {
+    if value.is_empty() {
+        return json!({ "name": name });
+    }
+    json!({ "name": name, "value": value })
 }
 
 fn mount(name: &str, path: &str, read_only: bool) -> Value {

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use crate::inject::{WRITTEN, is_ours};
 use crate::names;
 
-/// What the API server and its plugins fill in beside what was written: of a container's resources
-/// those that a LimitRange asks for.
-const FILLED_IN: [&str; 1] = ["resources"];
+/// What the API server and its plugins fill in or write in another way, and what takes nothing from
+/// the seal: amounts, and when an image is pulled.
+const LEFT_OPEN: [&str; 3] = ["imagePullPolicy", "resources", "sizeLimit"];
 
 /// The first field in which a pod is not as it is wanted to be.
 pub(super) fn same_pod(pod: &Value, wanted: &Value) -> Option<String> {
@@ -52,8 +52,7 @@ fn parts(pod: &Value) -> Value {
     })
 }
 
-/// The first field of `wanted` that is another in `there`. An object may have more than is wanted
-/// only where it is filled in; the pod's own parts are the same in both by how `wanted` is made.
+/// The first field in which the two differ.
 fn differs(there: &Value, wanted: &Value, field: &str) -> Option<String> {
     match (there, wanted) {
         (Value::Object(there), Value::Object(wanted)) => {
@@ -68,12 +67,10 @@ fn differs(there: &Value, wanted: &Value, field: &str) -> Option<String> {
                 let Some(there) = there.get(name) else {
                     return Some(inner(name));
                 };
-                let superset = FILLED_IN.contains(&name.as_str());
-                let found = if superset {
-                    lacks(there, wanted).then(|| inner(name))
-                } else {
-                    differs(there, wanted, &inner(name))
-                };
+                if LEFT_OPEN.contains(&name.as_str()) {
+                    continue;
+                }
+                let found = differs(there, wanted, &inner(name));
                 if found.is_some() {
                     return found;
                 }
@@ -91,15 +88,5 @@ fn differs(there: &Value, wanted: &Value, field: &str) -> Option<String> {
                 .next()
         }
         _ => (there != wanted).then(|| field.to_owned()),
-    }
-}
-
-/// Whether something that is wanted is not there, however much more is.
-fn lacks(there: &Value, wanted: &Value) -> bool {
-    match (there, wanted) {
-        (Value::Object(there), Value::Object(wanted)) => wanted
-            .iter()
-            .any(|(name, wanted)| there.get(name).is_none_or(|there| lacks(there, wanted))),
-        _ => there != wanted,
     }
 }
