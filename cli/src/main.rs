@@ -3,6 +3,7 @@
 mod cluster;
 mod demo;
 mod doctor;
+mod inject;
 mod keys;
 mod screen;
 mod status;
@@ -34,6 +35,8 @@ enum Command {
     ///
     /// Exit code: 0 when every pod that ought to be sealed is.
     Status(status::Status),
+    /// Seals the pods in manifests, as the webhook seals them in a cluster, and prints them.
+    Inject(inject::Options),
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(doctor) => doctor.run(),
         Command::Status(status) => status.run(),
+        Command::Inject(options) => inject::run(&options).map(|()| true),
         Command::Keys(command) => command.run().map(|()| true),
         Command::Vault(command) => command.run().map(|()| true),
     };

@@ -44,7 +44,9 @@ struct Line {
 impl Status {
     /// Shows them. True when every pod is sealed, or is meant not to be.
     pub(crate) fn run(&self) -> anyhow::Result<bool> {
-        let lines = self.cluster.with(async |cluster| self.look(&cluster).await)?;
+        let lines = self
+            .cluster
+            .with(async |cluster| self.look(&cluster).await)?;
         let faults = lines.iter().filter(|line| line.seal.is_fault()).count();
         if self.json {
             say(&serde_json::to_string_pretty(
@@ -88,7 +90,8 @@ impl Status {
             Some(name) => namespaces.get(name).await.map(|one| vec![one]),
             None => list(&namespaces, None).await,
         };
-        let namespaces = namespaces.context("cannot read namespaces, whose labels say who is sealed")?;
+        let namespaces =
+            namespaces.context("cannot read namespaces, whose labels say who is sealed")?;
         let policy = |namespace: &Namespace| {
             let label = namespace.labels().get(names::INJECT).cloned();
             (namespace.name_any(), Policy::of(label.as_deref()))

@@ -15,9 +15,8 @@ use std::path::{Path, PathBuf};
 pub use check::sample_pod;
 pub use types::{
     Capabilities, CertificateSource, Claims, ControllerSection, ImageSection, InjectorConfig,
-    LogSection, MeshException, ModuleSource, Native, OptOut, PolicySection, ResourceList,
-    ResourcesSection, SecretKey, SidecarSection, TokenSource, VolumesSection, WebhookCertificate,
-    WebhookSection,
+    MeshException, ModuleSource, Native, OptOut, PolicySection, ResourceList, ResourcesSection,
+    SecretKey, SidecarSection, TokenSource, VolumesSection, WebhookCertificate, WebhookSection,
 };
 
 /// The largest configuration that is read, in bytes: what a ConfigMap can hold.

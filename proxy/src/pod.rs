@@ -157,9 +157,27 @@ vault:
     #[test]
     fn a_fact_that_is_asked_for_and_not_given_is_named_with_its_option() {
         for (pod, option) in [
-            (PodFacts { namespace: None, ..web() }, "--namespace"),
-            (PodFacts { service_account: None, ..web() }, "--service-account"),
-            (PodFacts { pod_addresses: Vec::new(), ..web() }, "--pod-addresses"),
+            (
+                PodFacts {
+                    namespace: None,
+                    ..web()
+                },
+                "--namespace",
+            ),
+            (
+                PodFacts {
+                    service_account: None,
+                    ..web()
+                },
+                "--service-account",
+            ),
+            (
+                PodFacts {
+                    pod_addresses: Vec::new(),
+                    ..web()
+                },
+                "--pod-addresses",
+            ),
         ] {
             let said = refusal(&pod);
             assert!(said.contains(option), "{said}");
@@ -168,7 +186,17 @@ vault:
 
     #[test]
     fn what_is_no_name_gets_into_no_uri() {
-        for name in ["", "a/b", "..", "a;object=b", "a?pin-value=1", "{namespace}", "A", "-a", "a."] {
+        for name in [
+            "",
+            "a/b",
+            "..",
+            "a;object=b",
+            "a?pin-value=1",
+            "{namespace}",
+            "A",
+            "-a",
+            "a.",
+        ] {
             let said = refusal(&PodFacts {
                 service_account: Some(name.to_owned()),
                 ..web()
@@ -179,8 +207,13 @@ vault:
 
     #[test]
     fn without_room_for_facts_none_is_needed() {
-        let text = SHARED.replace("{namespace}", "shop").replace("{serviceAccount}", "web");
+        let text = SHARED
+            .replace("{namespace}", "shop")
+            .replace("{serviceAccount}", "web");
         let text = text.replace("podAddresses: true", "podAddresses: false");
-        Config::parse(&text).unwrap().for_pod(&PodFacts::default()).unwrap();
+        Config::parse(&text)
+            .unwrap()
+            .for_pod(&PodFacts::default())
+            .unwrap();
     }
 }

@@ -10,6 +10,7 @@
 mod declared;
 mod grpc;
 mod http;
+mod lives;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +18,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Extension, Path as Segments, State};
 use axum::http::StatusCode;
@@ -29,6 +30,7 @@ use serde::Deserialize;
 use self::declared::Declared;
 use self::grpc::GrpcCheck;
 use self::http::HttpCheck;
+pub(crate) use self::lives::Lives;
 use crate::inbound::hand_over;
 use crate::planes::Reached;
 
@@ -63,7 +65,10 @@ pub enum ProbesError {
 
 /// The declared probes of a pod's containers.
 #[derive(Debug, Default)]
-pub struct Probes(BTreeMap<String, BTreeMap<Occasion, Probe>>);
+pub struct Probes {
+    checks: BTreeMap<String, BTreeMap<Occasion, Probe>>,
+    lives: Arc<Lives>,
+}
 
 /// On which occasion the kubelet asks: the name of the probe, or of the lifecycle hook.
 #[derive(Copy, Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
@@ -79,6 +84,9 @@ pub enum Occasion {
     PostStart,
     /// `lifecycle.preStop`.
     PreStop,
+    /// A probe of the injector's own, which always passes: that it is asked shows that the container
+    /// runs.
+    Alive,
 }
 
 /// One check.
@@ -90,6 +98,8 @@ struct Probe {
 
 #[derive(Debug)]
 enum Check {
+    /// Nothing is asked, and the container has ended after so much silence.
+    Alive(Duration),
     Http(HttpCheck),
     Tcp(u16),
     Grpc(GrpcCheck),
@@ -137,18 +147,23 @@ impl Probes {
         }
         let written: BTreeMap<String, BTreeMap<Occasion, Declared>> =
             serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
-        let mut probes = BTreeMap::new();
+        let mut probes = Self::default();
+        let mut watched = Vec::new();
         for (container, declared) in written {
             let mut checks = BTreeMap::new();
             for (occasion, declared) in declared {
-                let check = declared.check().map_err(|problem| {
+                let probe = declared.check(occasion).map_err(|problem| {
                     malformed(format!("{container}/{}: {problem}", occasion.name()))
                 })?;
-                checks.insert(occasion, check);
+                if let Check::Alive(silence) = probe.check {
+                    watched.push((container.clone(), silence));
+                }
+                checks.insert(occasion, probe);
             }
-            probes.insert(container, checks);
+            probes.checks.insert(container, checks);
         }
-        Ok(Self(probes))
+        probes.lives = Arc::new(Lives::watch(watched));
+        Ok(probes)
     }
 
     /// `/probe/<container>/<occasion>` for the health plane.
@@ -158,8 +173,13 @@ impl Probes {
             .with_state(Arc::new(self))
     }
 
+    /// Whether the pod's containers run, as their probes show it.
+    pub(crate) fn lives(&self) -> Arc<Lives> {
+        self.lives.clone()
+    }
+
     fn find(&self, container: &str, occasion: &str) -> Option<&Probe> {
-        let mut declared = self.0.get(container)?.iter();
+        let mut declared = self.checks.get(container)?.iter();
         let (_, probe) = declared.find(|(declared, _)| declared.name() == occasion)?;
         Some(probe)
     }
@@ -167,12 +187,13 @@ impl Probes {
 
 impl Occasion {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Startup,
         Self::Readiness,
         Self::Liveness,
         Self::PostStart,
         Self::PreStop,
+        Self::Alive,
     ];
 
     /// Its name in paths and declarations.
@@ -183,6 +204,7 @@ impl Occasion {
             Self::Liveness => "liveness",
             Self::PostStart => "postStart",
             Self::PreStop => "preStop",
+            Self::Alive => "alive",
         }
     }
 }
@@ -204,6 +226,7 @@ async fn answer(
         let said = "probes come from the node, to the pod's own address\n";
         return (StatusCode::FORBIDDEN, said).into_response();
     }
+    probes.lives.sign(&container, Instant::now());
     match tokio::time::timeout(probe.within, probe.check.run(pod)).await {
         Ok(Verdict::Status(status)) => {
             let passed = status.is_success() || status.is_redirection();
@@ -226,6 +249,7 @@ async fn answer(
 impl Check {
     async fn run(&self, pod: IpAddr) -> Verdict {
         let done = match self {
+            Self::Alive(_) => Ok(StatusCode::OK),
             Self::Http(check) => check.run(pod).await,
             Self::Grpc(check) => check.run(pod).await.map(|()| StatusCode::OK),
             Self::Tcp(port) => match hand_over(SocketAddr::new(pod, *port)).await {
@@ -238,6 +262,7 @@ impl Check {
 
     fn kind(&self) -> &'static str {
         match self {
+            Self::Alive(_) => "alive",
             Self::Http(_) => "http",
             Self::Tcp(_) => "tcp",
             Self::Grpc(_) => "grpc",

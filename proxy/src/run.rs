@@ -26,7 +26,7 @@ use crate::observe::install_metrics;
 use crate::outbound::Outbound;
 use crate::planes::{self, KeyCounters, Planes};
 use crate::pod::PodFacts;
-use crate::probes::Probes;
+use crate::probes::{Lives, Probes};
 use crate::state::{Condition, Need, State};
 
 /// How the proxy ended; its exit code.
@@ -182,6 +182,7 @@ impl Proxy {
             connections: limits.connections,
             key_counters: KeyCounters::default(),
         });
+        let lives = probes.lives();
         let health = planes::health(planes.clone()).merge(probes.router());
         planes::serve(register(listeners.health)?, &health);
         planes::serve(
@@ -261,8 +262,9 @@ impl Proxy {
         tokio::select! {
             () = self.prove(&state, &desk) => return Ok(Exit::Capture),
             () = signals.end() => {}
+            () = lives.ended() => tracing::info!("the application's containers have ended"),
         }
-        self.drain(&state, &registry, &places).await;
+        self.drain(&state, &registry, &places, &lives).await;
         Ok(Exit::Drained)
     }
 
@@ -300,8 +302,9 @@ impl Proxy {
     }
 
     /// Goes on serving until the pod's connections have ended by themselves: readiness is false,
-    /// and whoever still comes is served, since endpoints are withdrawn later than this begins.
-    async fn drain(&self, state: &State, registry: &Registry, places: &Semaphore) {
+    /// and whoever still comes is served, since endpoints are withdrawn later than this begins, and
+    /// an application that is told to end together with this may still have something to say.
+    async fn drain(&self, state: &State, registry: &Registry, places: &Semaphore, lives: &Lives) {
         let section = self.settings.config.drain;
         let all = self.settings.config.limits.connections;
         let deadline = Instant::now() + Duration::from_secs(section.seconds);
@@ -310,7 +313,8 @@ impl Proxy {
         tracing::info!(seconds = section.seconds, "draining");
         let mut quiet_since = None;
         while Instant::now() < deadline {
-            if places.available_permits() < all {
+            let in_use = places.available_permits() < all;
+            if in_use || lives.is_any_alive(Instant::now().into_std()) {
                 quiet_since = None;
             } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= quiet {
                 tracing::info!("drained: no connection is open");

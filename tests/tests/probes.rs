@@ -8,6 +8,8 @@
     reason = "tests fail loudly"
 )]
 
+use std::time::Duration;
+
 use sealwire_pods::{Mesh, OPEN_MESH, Pod, Process, Sealing, Sidecar, assert_eventually};
 use sealwire_tests::{SOON, curl, in_a_mesh, server_on, with_each_privilege};
 
@@ -201,6 +203,33 @@ fn an_application_that_does_not_answer_fails_its_probe_in_the_declared_time() {
         let (status, said) = asked(&sidecar, "web/liveness");
         assert_eq!(status, 504, "{said}");
         assert!(said.contains("1s"), "{said}");
+    });
+}
+
+#[test]
+fn a_sidecar_ends_by_itself_when_nobody_asks_after_the_application_any_more() {
+    in_a_mesh(|mesh| {
+        let (_pod, mut sidecar) = probed(mesh, r#"{"job":{"alive":{"silentSeconds":3}}}"#);
+        assert_eq!(asked(&sidecar, "job/alive").0, 200);
+        let ended = sidecar.process.wait(SOON).expect("it ends");
+        assert_eq!(ended.code(), Some(0), "{}", sidecar.process.stdout());
+        let said = sidecar.process.stdout();
+        assert!(said.contains("containers have ended"), "{said}");
+    });
+}
+
+#[test]
+fn a_sidecar_that_is_told_to_end_stays_while_the_application_is_asked_after() {
+    in_a_mesh(|mesh| {
+        let (_pod, mut sidecar) = probed(mesh, r#"{"web":{"alive":{"silentSeconds":8}}}"#);
+        asked(&sidecar, "web/alive");
+        sidecar.process.signal("TERM");
+        assert_eventually("it drains", SOON, || (!sidecar.is_ready()).then_some(()));
+        // Longer than without an application that lives: drain.quietSeconds is 2.
+        let ended = sidecar.process.wait(Duration::from_secs(4));
+        assert!(ended.is_none(), "{ended:?}");
+        let ended = sidecar.process.wait(SOON).expect("it ends");
+        assert_eq!(ended.code(), Some(0));
     });
 }
 

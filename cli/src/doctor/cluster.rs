@@ -88,7 +88,11 @@ async fn groups(client: &Client) -> Vec<Finding> {
     }
     let fault = |(group, what): &&(&str, &str)| {
         let fix = "have the API server serve it (--runtime-config)";
-        Finding::fault(check, format!("{group} is not served, needed for {what}"), fix)
+        Finding::fault(
+            check,
+            format!("{group} is not served, needed for {what}"),
+            fix,
+        )
     };
     missing.iter().map(fault).collect()
 }
@@ -189,7 +193,11 @@ async fn nodes(client: &Client) -> Vec<Finding> {
         }
     };
     if nodes.is_empty() {
-        return vec![Finding::warning(check, "there are none", "add one: pods need it")];
+        return vec![Finding::warning(
+            check,
+            "there are none",
+            "add one: pods need it",
+        )];
     }
     let mut findings = Vec::new();
     for node in &nodes {
@@ -218,13 +226,19 @@ fn kernel(node: &Node) -> Option<Finding> {
     let mut number = || numbers.next()?.parse::<u32>().ok();
     let Some(version) = number().zip(number()) else {
         let said = format!("kernel {kernel:?} has no version that can be read");
-        return Some(Finding::warning(check, said, "look at it with sealwire doctor --here"));
+        return Some(Finding::warning(
+            check,
+            said,
+            "look at it with sealwire doctor --here",
+        ));
     };
     if version < OLDEST_KERNEL {
         let (major, minor) = OLDEST_KERNEL;
         return Some(Finding::fault(
             check,
-            format!("kernel {kernel} is older than {major}.{minor}: its nftables lack what capture needs"),
+            format!(
+                "kernel {kernel} is older than {major}.{minor}: its nftables lack what capture needs"
+            ),
             "upgrade it, or keep sealed pods off it",
         ));
     }
@@ -255,7 +269,12 @@ fn ahead(lease: &Lease, now: OffsetDateTime) -> Option<Finding> {
 
 /// Namespaces in which somebody is to be sealed.
 async fn sealed_namespaces(client: &Client) -> Result<Vec<Namespace>, Error> {
-    let selector = format!("{} in ({},{})", names::INJECT, names::ENABLED, names::LABELLED);
+    let selector = format!(
+        "{} in ({},{})",
+        names::INJECT,
+        names::ENABLED,
+        names::LABELLED
+    );
     list(&Api::all(client.clone()), Some(&selector)).await
 }
 
@@ -298,7 +317,11 @@ mod tests {
         let at = |text: &str| {
             OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).unwrap()
         };
-        assert!(ahead(&lease, at("2030-01-01T00:00:00Z")).unwrap().is_fault());
+        assert!(
+            ahead(&lease, at("2030-01-01T00:00:00Z"))
+                .unwrap()
+                .is_fault()
+        );
         assert_eq!(ahead(&lease, at("2030-01-01T00:01:50Z")), None);
         assert_eq!(ahead(&lease, at("2031-01-01T00:00:00Z")), None);
     }

@@ -106,7 +106,10 @@ fn landlock() -> Finding {
         }
         Ok(list) => Finding::warning(
             check,
-            format!("is not among the kernel's security modules ({})", list.trim()),
+            format!(
+                "is not among the kernel's security modules ({})",
+                list.trim()
+            ),
             "boot with landlock in lsm=, or the sidecar does without and says so in /healthz",
         ),
         Err(error) => Finding::warning(
@@ -138,7 +141,9 @@ fn key(settings: &Settings) -> Finding {
         let scheme = key.schemes().first().copied();
         let scheme = scheme.ok_or("it signs in no way that TLS knows")?;
         let message = b"sealwire doctor";
-        let signature = key.sign(scheme, message).map_err(|error| error.to_string())?;
+        let signature = key
+            .sign(scheme, message)
+            .map_err(|error| error.to_string())?;
         if key.public_key().verifies(scheme, message, &signature) {
             Ok(key)
         } else {
@@ -183,6 +188,9 @@ mod tests {
         let file = std::env::temp_dir().join("sealwire-doctor-no-such-file.yaml");
         let findings = look(Some(&file), &PodFacts::default());
         let last = findings.last().unwrap();
-        assert_eq!((last.check.as_str(), last.is_fault()), ("configuration", true));
+        assert_eq!(
+            (last.check.as_str(), last.is_fault()),
+            ("configuration", true)
+        );
     }
 }

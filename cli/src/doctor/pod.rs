@@ -86,9 +86,13 @@ fn complaint(line: &str) -> Option<String> {
     };
     let is_one = matches!(record["level"].as_str(), Some("WARN" | "ERROR"));
     let text = |field: &str| record[field].as_str();
-    let why = ["why", "error", "problem", "health"].into_iter().find_map(text);
+    let why = ["why", "error", "problem", "health"]
+        .into_iter()
+        .find_map(text);
     let message = text("message").filter(|_| is_one)?;
-    let need = text("need").map(|need| format!("{need}: ")).unwrap_or_default();
+    let need = text("need")
+        .map(|need| format!("{need}: "))
+        .unwrap_or_default();
     Some(match why {
         Some(why) => format!("{need}{message}: {why}"),
         None => format!("{need}{message}"),

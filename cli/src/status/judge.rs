@@ -124,7 +124,11 @@ fn has_seal(pod: &Pod) -> bool {
     let native = init().any(|container| {
         container.name == names::PROXY && container.restart_policy.as_deref() == Some("Always")
     });
-    let ordinary = || spec.containers.iter().any(|container| container.name == names::PROXY);
+    let ordinary = || {
+        spec.containers
+            .iter()
+            .any(|container| container.name == names::PROXY)
+    };
     init().any(|container| container.name == names::CAPTURE) && (native || ordinary())
 }
 
@@ -319,9 +323,24 @@ mod tests {
             (bare(|_| {}), Policy::Everybody, true, "create it anew"),
             (bare(|_| {}), Policy::Labelled, false, "labelled pods alone"),
             (bare(|_| {}), Policy::Nobody, false, "nobody has labelled"),
-            (bare(label("enabled")), Policy::Labelled, true, "create it anew"),
-            (bare(label("enabled")), Policy::Nobody, true, "kubectl label namespace shop"),
-            (bare(label("disabled")), Policy::Everybody, false, "without a reason"),
+            (
+                bare(label("enabled")),
+                Policy::Labelled,
+                true,
+                "create it anew",
+            ),
+            (
+                bare(label("enabled")),
+                Policy::Nobody,
+                true,
+                "kubectl label namespace shop",
+            ),
+            (
+                bare(label("disabled")),
+                Policy::Everybody,
+                false,
+                "without a reason",
+            ),
             (
                 bare(|pod| {
                     pod["metadata"]["annotations"] = json!({

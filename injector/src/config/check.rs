@@ -80,7 +80,7 @@ impl InjectorConfig {
             if let Some(missing) = missing {
                 return Err(ConfigError::invalid(
                     field,
-                    format!("{text} comes from `{missing}`, which is not given"),
+                    format!("{} comes from `{missing}`, which is not given", path.display()),
                     format!("give `{missing}`, or name another file"),
                 ));
             }
@@ -127,9 +127,21 @@ impl InjectorConfig {
         let volumes = &self.volumes;
         let ours = [
             (names::PIN_PATH, "volumes.pin", volumes.pin.is_some()),
-            (names::VAULT_PATH, "volumes.vaultToken", volumes.vault_token.is_some()),
-            (names::IDENTITY_PATH, "volumes.certificate", volumes.certificate.is_some()),
-            (names::MODULE_PATH, "volumes.module", volumes.module.is_some()),
+            (
+                names::VAULT_PATH,
+                "volumes.vaultToken",
+                volumes.vault_token.is_some(),
+            ),
+            (
+                names::IDENTITY_PATH,
+                "volumes.certificate",
+                volumes.certificate.is_some(),
+            ),
+            (
+                names::MODULE_PATH,
+                "volumes.module",
+                volumes.module.is_some(),
+            ),
         ];
         ours.into_iter()
             .find(|(path, _, given)| file.starts_with(path) && !given)
@@ -142,6 +154,14 @@ impl InjectorConfig {
                 "image.name",
                 "empty",
                 "name the image of sealwire-proxy",
+            ));
+        }
+        let own = |name: &&String| name.is_empty() || name.starts_with("SEALWIRE_");
+        if let Some(name) = self.sidecar.environment.keys().find(own) {
+            return Err(ConfigError::invalid(
+                format!("sidecar.environment.{name}"),
+                "names that begin with SEALWIRE_ are the injector's",
+                "use the name that the module looks for",
             ));
         }
         if self.sidecar.startup_seconds == 0 {
@@ -159,7 +179,10 @@ impl InjectorConfig {
         let positive = [
             ("maxBytes", webhook.max_bytes),
             ("connections", webhook.connections),
-            ("deadlineSeconds", usize::from(webhook.deadline_seconds != 0)),
+            (
+                "deadlineSeconds",
+                usize::from(webhook.deadline_seconds != 0),
+            ),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::invalid(
@@ -175,13 +198,19 @@ impl InjectorConfig {
                 "let at least one request of the largest size in",
             ));
         }
-        if let WebhookCertificate::SelfMade { days, .. } = webhook.certificate
-            && !(1..=3650).contains(&days)
+        if let WebhookCertificate::SelfMade {
+            lifetime_seconds,
+            settle_seconds,
+            ..
+        } = webhook.certificate
+            && (settle_seconds == 0 || lifetime_seconds / 6 < settle_seconds)
         {
             return Err(ConfigError::invalid(
-                "webhook.certificate.selfMade.days",
-                format!("{days} is not between 1 and 3650"),
-                "use 30",
+                "webhook.certificate.selfMade",
+                format!(
+                    "in a life of {lifetime_seconds} s a new one cannot settle for {settle_seconds} s in peace"
+                ),
+                "let lifetimeSeconds be at least six times settleSeconds",
             ));
         }
         Ok(())
@@ -195,7 +224,5 @@ fn check_for_pods(field: &str, proxy: &Config) -> Result<(), ConfigError> {
         .for_pod(&sample_pod("default"))
         .and_then(Config::settings)
         .map(drop)
-        .map_err(|error| {
-            ConfigError::invalid(field, error, "see docs/configuration.md")
-        })
+        .map_err(|error| ConfigError::invalid(field, error, "see docs/configuration.md"))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use sealwire_proxy::config::{Config, ExceptionRule, LogFormat};
+use sealwire_proxy::config::{Config, ExceptionRule, LogSection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -139,6 +139,9 @@ pub struct SidecarSection {
     pub native: Native,
     /// Its resources. Whatever is not given has no bound, or that of the namespace.
     pub resources: ResourcesSection,
+    /// Environment that the vendor's PKCS#11 module wants, such as where its own configuration is.
+    /// No secrets: whoever may read pods sees it.
+    pub environment: BTreeMap<String, String>,
     /// Seconds after which a sidecar that is not ready is started again.
     pub startup_seconds: u32,
 }
@@ -250,9 +253,12 @@ pub enum WebhookCertificate {
         /// Names and addresses by which the API server calls; the Service's own when empty.
         #[serde(default)]
         names: Vec<String>,
-        /// Days for which a certificate is good. It is renewed after two thirds of that.
-        #[serde(default = "default_days")]
-        days: u32,
+        /// Seconds for which a certificate is good. It is renewed after two thirds of that.
+        #[serde(default = "default_lifetime", rename = "lifetimeSeconds")]
+        lifetime_seconds: u64,
+        /// Seconds from when the API server is told of a new CA until a certificate of it is used.
+        #[serde(default = "default_settle", rename = "settleSeconds")]
+        settle_seconds: u64,
     },
     /// Files, such as cert-manager keeps them; read again when they change. The CA in the
     /// webhooks' configuration is whoever's who keeps them.
@@ -278,17 +284,6 @@ pub struct ControllerSection {
     pub resync_seconds: u64,
 }
 
-/// What is logged, and how.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct LogSection {
-    /// Form of a line.
-    #[schemars(with = "String")]
-    pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,kube=debug`.
-    pub level: String,
-}
-
 impl Default for TokenSource {
     fn default() -> Self {
         Self {
@@ -303,6 +298,7 @@ impl Default for SidecarSection {
         Self {
             native: Native::Auto,
             resources: ResourcesSection::default(),
+            environment: BTreeMap::new(),
             startup_seconds: 150,
         }
     }
@@ -328,7 +324,8 @@ impl Default for WebhookSection {
             health_port: 8080,
             certificate: WebhookCertificate::SelfMade {
                 names: Vec::new(),
-                days: default_days(),
+                lifetime_seconds: default_lifetime(),
+                settle_seconds: default_settle(),
             },
             max_bytes: 3 * 1024 * 1024,
             total_bytes: 32 * 1024 * 1024,
@@ -349,15 +346,6 @@ impl Default for ControllerSection {
     }
 }
 
-impl Default for LogSection {
-    fn default() -> Self {
-        Self {
-            format: LogFormat::Json,
-            level: "info".to_owned(),
-        }
-    }
-}
-
 fn default_pull_policy() -> String {
     "IfNotPresent".to_owned()
 }
@@ -366,6 +354,11 @@ fn default_certificate_key() -> String {
     "tls.crt".to_owned()
 }
 
-fn default_days() -> u32 {
-    30
+/// 30 days.
+fn default_lifetime() -> u64 {
+    30 * 24 * 60 * 60
+}
+
+fn default_settle() -> u64 {
+    60
 }

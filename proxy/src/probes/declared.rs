@@ -11,9 +11,12 @@ use serde::de::IgnoredAny;
 
 use super::grpc::GrpcCheck;
 use super::http::HttpCheck;
-use super::{Check, LONGEST, Probe, USUAL};
+use super::{Check, LONGEST, Occasion, Probe, USUAL};
 
-/// One probe, or one lifecycle hook: exactly one of the three checks.
+/// The silence after which a container has ended, unless it is declared.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// One probe, or one lifecycle hook: exactly one of the three checks; none for `alive`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Declared {
@@ -25,6 +28,8 @@ pub(super) struct Declared {
     grpc: Option<Grpc>,
     #[serde(default)]
     timeout_seconds: Option<u64>,
+    #[serde(default)]
+    silent_seconds: Option<u64>,
     // When to ask and what to make of the answers is the kubelet's own business.
     #[serde(default, rename = "initialDelaySeconds")]
     _initial_delay: IgnoredAny,
@@ -80,12 +85,22 @@ struct Grpc {
 }
 
 impl Declared {
-    pub(super) fn check(self) -> Result<Probe, String> {
+    pub(super) fn check(self, occasion: Occasion) -> Result<Probe, String> {
         let within = match self.timeout_seconds {
             None | Some(0) => USUAL,
             Some(seconds) => Duration::from_secs(seconds).min(LONGEST),
         };
+        if occasion != Occasion::Alive && self.silent_seconds.is_some() {
+            return Err("silentSeconds is for alive alone".to_owned());
+        }
         let check = match (self.http_get, self.tcp_socket, self.grpc) {
+            (None, None, None) if occasion == Occasion::Alive => {
+                let silence = self.silent_seconds.map(Duration::from_secs);
+                Check::Alive(silence.unwrap_or(SILENCE))
+            }
+            _ if occasion == Occasion::Alive => {
+                return Err("nothing is asked of the application here".to_owned());
+            }
             (Some(get), None, None) => Check::Http(get.check()?),
             (None, Some(tcp), None) => Check::Tcp(open(tcp.port)?),
             (None, None, Some(grpc)) => Check::Grpc(GrpcCheck {
@@ -156,12 +171,12 @@ fn headers(written: &[Header]) -> Result<HeaderMap, String> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Occasion, Probes};
+    use super::super::Probes;
     use super::*;
 
     fn http(text: &str) -> HttpCheck {
         let declared: Declared = serde_json::from_str(text).unwrap();
-        match declared.check().unwrap().check {
+        match declared.check(Occasion::Liveness).unwrap().check {
             Check::Http(check) => check,
             other => panic!("{other:?}"),
         }
@@ -178,7 +193,7 @@ mod tests {
         assert_eq!(check.headers[USER_AGENT], "kube-probe/sealwire");
         assert_eq!(check.headers[ACCEPT], "*/*");
         let declared: Declared = serde_json::from_str(r#"{"tcpSocket":{"port":1}}"#).unwrap();
-        assert_eq!(declared.check().unwrap().within, Duration::from_secs(1));
+        assert_eq!(declared.check(Occasion::Liveness).unwrap().within, Duration::from_secs(1));
     }
 
     #[test]
@@ -209,7 +224,7 @@ mod tests {
     fn a_timeout_beyond_what_the_health_port_waits_is_cut() {
         let declared: Declared =
             serde_json::from_str(r#"{"tcpSocket":{"port":1},"timeoutSeconds":600}"#).unwrap();
-        assert_eq!(declared.check().unwrap().within, LONGEST);
+        assert_eq!(declared.check(Occasion::Liveness).unwrap().within, LONGEST);
     }
 
     #[test]
@@ -236,6 +251,11 @@ mod tests {
                 "value of header",
             ),
             (r#"{"web":{"startup":{"httpGet":{"port":1,"path":"/a b"}}}}"#, "/a b"),
+            (r#"{"web":{"alive":{"tcpSocket":{"port":1}}}}"#, "web/alive"),
+            (
+                r#"{"web":{"startup":{"tcpSocket":{"port":1},"silentSeconds":5}}}"#,
+                "silentSeconds",
+            ),
             ("[]", "not as the injector"),
         ] {
             let said = refusal(text);

@@ -67,7 +67,10 @@ async fn webhooks(client: &Client) -> Result<Option<Vec<Finding>>, Error> {
     let mutating = mutating.map(|configuration| {
         let hooks = configuration.webhooks.into_iter().flatten();
         let hook = |hook: k8s_openapi::api::admissionregistration::v1::MutatingWebhook| {
-            let ca = hook.client_config.ca_bundle.is_some_and(|ca| !ca.0.is_empty());
+            let ca = hook
+                .client_config
+                .ca_bundle
+                .is_some_and(|ca| !ca.0.is_empty());
             (hook.name, hook.failure_policy, ca)
         };
         hooks.map(hook).collect()
@@ -75,7 +78,10 @@ async fn webhooks(client: &Client) -> Result<Option<Vec<Finding>>, Error> {
     let validating = validating.map(|configuration| {
         let hooks = configuration.webhooks.into_iter().flatten();
         let hook = |hook: k8s_openapi::api::admissionregistration::v1::ValidatingWebhook| {
-            let ca = hook.client_config.ca_bundle.is_some_and(|ca| !ca.0.is_empty());
+            let ca = hook
+                .client_config
+                .ca_bundle
+                .is_some_and(|ca| !ca.0.is_empty());
             (hook.name, hook.failure_policy, ca)
         };
         hooks.map(hook).collect()
@@ -108,7 +114,10 @@ fn registered(check: &str, hooks: Option<Vec<(String, Option<String>, bool)>>) -
             );
         }
     }
-    Finding::good(check, format!("{} registered, and each fails closed", hooks.len()))
+    Finding::good(
+        check,
+        format!("{} registered, and each fails closed", hooks.len()),
+    )
 }
 
 async fn injector(client: &Client, system: &str) -> Finding {
@@ -134,7 +143,11 @@ async fn injector(client: &Client, system: &str) -> Finding {
     let said = format!("{ready} of {wanted} replicas are ready");
     let fix = format!("kubectl --namespace {system} describe deployment sealwire-injector");
     match ready {
-        0 => Finding::fault(check, format!("{said}: no pod can be created in a sealed namespace"), fix),
+        0 => Finding::fault(
+            check,
+            format!("{said}: no pod can be created in a sealed namespace"),
+            fix,
+        ),
         ready if ready < wanted || ready < 2 => Finding::warning(check, said, fix),
         _ => Finding::good(check, said),
     }
@@ -145,12 +158,22 @@ async fn configuration(client: &Client, namespace: &Namespace) -> Finding {
     let check = format!("configuration in {name}");
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &name);
     match maps.get_opt(names::CONFIG_MAP).await {
-        Ok(Some(map)) if map.data.iter().flatten().any(|(key, _)| key == names::CONFIG_KEY) => {
+        Ok(Some(map))
+            if map
+                .data
+                .iter()
+                .flatten()
+                .any(|(key, _)| key == names::CONFIG_KEY) =>
+        {
             Finding::good(check, "is there")
         }
         Ok(_) => Finding::fault(
             check,
-            format!("no ConfigMap {} with {}: its pods wait", names::CONFIG_MAP, names::CONFIG_KEY),
+            format!(
+                "no ConfigMap {} with {}: its pods wait",
+                names::CONFIG_MAP,
+                names::CONFIG_KEY
+            ),
             "the injector writes it: see its log, and its right to write ConfigMaps",
         ),
         Err(error) => Finding::warning(
@@ -185,25 +208,35 @@ async fn sealing(client: &Client, namespace: &Namespace) -> Finding {
         Err(error) => Err(Error::SerdeError(error)),
     };
     match created {
-        Ok(pod) if has_sidecar(&pod) => Finding::good(check, "a pod that is created there comes up sealed"),
+        Ok(pod) if has_sidecar(&pod) => {
+            Finding::good(check, "a pod that is created there comes up sealed")
+        }
         Ok(_) => Finding::fault(
             check,
             "a pod that is created there comes up in the open",
             "compare the webhooks' selectors with the namespace's labels",
         ),
-        Err(Error::Api(status)) if status.message.contains("failed calling webhook") => Finding::fault(
-            check,
-            status.message.clone(),
-            "the API server has to reach the injector: its Service, NetworkPolicies, and the firewall before the nodes",
-        ),
-        Err(Error::Api(status)) if status.is_forbidden() && !status.message.contains("admission webhook") => {
+        Err(Error::Api(status)) if status.message.contains("failed calling webhook") => {
+            Finding::fault(
+                check,
+                status.message.clone(),
+                "the API server has to reach the injector: its Service, NetworkPolicies, and the firewall before the nodes",
+            )
+        }
+        Err(Error::Api(status))
+            if status.is_forbidden() && !status.message.contains("admission webhook") =>
+        {
             Finding::warning(
                 check,
                 status.message.clone(),
                 "give this login the right to create pods there: it creates none",
             )
         }
-        Err(error) => Finding::fault(check, words(&error), "no such pod can be created there: see why"),
+        Err(error) => Finding::fault(
+            check,
+            words(&error),
+            "no such pod can be created there: see why",
+        ),
     }
 }
 
@@ -211,7 +244,11 @@ fn has_sidecar(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else {
         return false;
     };
-    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut all = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
     all.any(|container| container.name == names::PROXY)
 }
 
