@@ -47,7 +47,9 @@ pub struct Keeping {
 enum StepError {
     #[error(transparent)]
     Api(#[from] kube::Error),
-    #[error("the Secret sealwire-injector-tls holds something else: {0}: delete it, and another is made")]
+    #[error(
+        "the Secret sealwire-injector-tls holds something else: {0}: delete it, and another is made"
+    )]
     Secret(String),
     #[error(transparent)]
     Certificate(#[from] super::CertificateError),

@@ -80,7 +80,10 @@ impl InjectorConfig {
             if let Some(missing) = missing {
                 return Err(ConfigError::invalid(
                     field,
-                    format!("{} comes from `{missing}`, which is not given", path.display()),
+                    format!(
+                        "{} comes from `{missing}`, which is not given",
+                        path.display()
+                    ),
                     format!("give `{missing}`, or name another file"),
                 ));
             }
