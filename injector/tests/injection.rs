@@ -1,6 +1,8 @@
 //! The injector from outside: real-world pods before and after, any pod at all, any bytes at all,
 //! and the webhook over TLS.
 
+#![allow(clippy::unwrap_used, reason = "tests fail loudly")]
+
 #[path = "injection/bytes.rs"]
 mod bytes;
 #[path = "injection/properties.rs"]
