@@ -91,6 +91,10 @@ impl Injector {
             native: self.native,
             namespace,
             account: service_account(own),
+            shares_resources: own
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.resources.is_some()),
         };
         let mut annotations = vec![
             (names::STATUS, Status::Sealed.label().to_owned()),

@@ -39,7 +39,7 @@ pub fn check_host_path(field: &str, path: &str, allowed: &[PathBuf]) -> Result<(
         Reason::Bypass,
         field,
         format!(
-            "{} of the node can be shared with what is not sealed",
+            "{}, a directory of the node, can be shared with what is not sealed",
             path.display()
         ),
         "use another kind of volume, or have it listed under policy.hostPaths",
