@@ -86,7 +86,7 @@ impl Injector {
                 Reason::NotSealed,
                 field,
                 "is not as the injector makes it",
-                "create the pod while the mutating webhook is in force, and let no other webhook change the sidecar",
+                "let no other webhook change the sidecar; while the injector itself is being replaced, try again",
             )
             .into());
         }

@@ -5,6 +5,8 @@
 
 #[path = "injection/bytes.rs"]
 mod bytes;
+#[path = "injection/offline.rs"]
+mod offline;
 #[path = "injection/properties.rs"]
 mod properties;
 #[path = "injection/snapshots.rs"]
