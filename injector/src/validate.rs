@@ -1,4 +1,4 @@
-//! What may not be in a sealed pod. [`check`] looks at the pod's own parts: whatever could get past
+//! What may not be in a sealed pod. `check` looks at the pod's own parts: whatever could get past
 //! the seal. [`Injector::validate`] and its like look at what the API server is about to store:
 //! the injector's parts have to be there, whole, and to stay.
 
