@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use sealwire_pods::{KubeApi, Programs};
+use sealwire_pods::{KubeApi, Programs, Release};
 use serde_json::Value;
 
 /// A file of values for each way of keeping keys.
@@ -196,7 +196,7 @@ fn alerts_are_silent_and_fire_when_they_should() {
 /// What `docs/operate.md` says of pod security levels, by the API server's own admission.
 #[test]
 fn the_injector_is_within_the_level_restricted() {
-    let api = KubeApi::start().unwrap();
+    let api = KubeApi::start(Release::V1_34).unwrap();
     api.kubectl(&["create", "namespace", "sealwire-system"]).unwrap();
     api.kubectl(&[
         "label",
