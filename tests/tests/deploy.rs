@@ -1,5 +1,5 @@
 //! What is shipped beside the programs, held against them and against each other. What takes Helm
-//! or a Kubernetes API is in the suite `chart`.
+//! or a Kubernetes API is in the suites `chart` and `injection`.
 
 #![allow(
     clippy::unwrap_used,

@@ -35,7 +35,7 @@ fn root() -> &'static Path {
 /// Runs the tool that builds images, of programs as tests have them.
 fn build(arguments: &[&str]) -> Output {
     Command::new(root().join("deploy/images/build"))
-        .args(["--profile", "dev"])
+        .args(["--profile", "dev", "--built"])
         .args(arguments)
         .output()
         .unwrap()

@@ -48,14 +48,18 @@ class Cargo:
             for each in tomllib.loads((root / "Cargo.lock").read_text())["package"]
         }
 
-    def build(self, crates: dict[str, bool]) -> None:
-        """Builds the programs of crates; those that stand alone are then linked so."""
+    def build(self, crates: list[str]) -> None:
+        """Builds the programs of crates: together, so that what they share is built once."""
         packages = [argument for crate in crates for argument in ("-p", crate)]
-        # Together, so that what they share is built once, with the same features.
-        self._run("build", "--bins", "--lib", *packages)
-        for crate in (crate for crate, static in crates.items() if static):
-            # Only the last step differs: Rust's standard library links with either form of the C library.
-            self._run("rustc", "-p", crate, "--bin", crate, "--", "-C", "target-feature=+crt-static")
+        if packages:
+            self._run("build", "--bins", "--lib", *packages)
+
+    def build_static(self, crate: str) -> None:
+        """Builds the program of a crate so that it stands alone.
+
+        Only the last step differs: Rust's standard library links with either form of the C library.
+        """
+        self._run("rustc", "-p", crate, "--bin", crate, "--", "-C", "target-feature=+crt-static")
 
     def program(self, name: str) -> Path:
         """Where a program or library was put."""
