@@ -12,7 +12,6 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
-use self::finding::Finding;
 use crate::cluster::Cluster;
 use crate::screen::say;
 
@@ -67,13 +66,12 @@ impl Doctor {
     }
 
     fn pod(&self) -> anyhow::Result<Option<(&str, &str)>> {
-        let split = |pod: &'_ String| -> anyhow::Result<_> {
-            pod.split_once('/')
-                .with_context(|| format!("--pod {pod}: write it as NAMESPACE/POD"))
+        let Some(pod) = &self.pod else {
+            return Ok(None);
         };
-        match &self.pod {
-            Some(pod) => Ok(Some(split(pod)?)),
-            None => Ok(None),
-        }
+        let split = pod.split_once('/');
+        split
+            .map(Some)
+            .with_context(|| format!("--pod {pod}: write it as NAMESPACE/POD"))
     }
 }

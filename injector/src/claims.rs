@@ -91,7 +91,7 @@ impl ClaimFollower {
             .map(|local| &local.path);
         let Some(path) = host.or(local) else { return };
         if let Err(fault) = check_host_path(field, path, &self.host_paths) {
-            let problem = format!("{claim} leads to {}", fault.problem);
+            let problem = format!("{claim} leads there: {}", fault.problem);
             faults.add(fault.reason, fault.field, problem, fault.fix);
         }
     }

@@ -254,3 +254,33 @@ async fn write(client: &Client, namespace: &str, wanted: &Wanted) -> Result<(), 
 fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use sealwire_proxy::config::Config;
+
+    use super::*;
+    use crate::config::sample_pod;
+
+    #[test]
+    fn what_is_written_is_taken_by_a_sidecar_of_the_namespace() {
+        let text = include_str!("config/example.yaml");
+        let config = InjectorConfig::parse(text).unwrap().checked().unwrap();
+        let namespaces = BTreeMap::from([("shop".to_owned(), BTreeMap::new())]);
+        let wanted = wanted(&namespaces, &config).unwrap();
+        let data = &wanted["shop"].data;
+        assert_eq!(
+            data.keys().collect::<Vec<_>>(),
+            [names::CONFIG_KEY, names::VAULT_CA_KEY]
+        );
+        let proxy = Config::parse(&data[names::CONFIG_KEY]).unwrap();
+        assert_eq!(proxy.probes.as_deref(), Some(names::PROBES_FILE.as_ref()));
+        let settings = proxy
+            .for_pod(&sample_pod("shop"))
+            .unwrap()
+            .settings()
+            .unwrap();
+        let id = settings.config.identity.vault_pki.unwrap().spiffe_id;
+        assert_eq!(id, "spiffe://mesh.example/ns/shop/sa/default");
+    }
+}

@@ -11,6 +11,7 @@ mod probes;
 mod strip;
 
 use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 pub use self::choice::{Scope, Status};
@@ -65,9 +66,7 @@ impl Injector {
     /// [`Refusal`] when it could get past the seal, or cannot be sealed.
     pub fn inject(&self, pod: &Value, namespace: &str, scope: Scope) -> Result<Injected, Refusal> {
         let mut pod = pod.clone();
-        let typed = parse(&pod)?;
-        strip::strip(&mut pod, &typed)?;
-        let own = parse(&pod)?;
+        let own = strip::strip(&mut pod)?;
         let status = choice::choose(&own, scope, self.config.policy.opt_out)?;
         let mut warnings = Vec::new();
         if status == Status::Sealed {
@@ -91,6 +90,10 @@ impl Injector {
             native: self.native,
             namespace,
             account: service_account(own),
+            shares_resources: own
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.resources.is_some()),
         };
         let mut annotations = vec![
             (names::STATUS, Status::Sealed.label().to_owned()),
@@ -137,8 +140,7 @@ impl Injector {
 /// The pod as Kubernetes' types have it. What they do not know is left out there, and kept in the
 /// value.
 pub(crate) fn parse(pod: &Value) -> Result<Pod, Refusal> {
-    let typed: Pod =
-        serde_json::from_value(pod.clone()).map_err(|error| malformed("pod", error.to_string()))?;
+    let typed = Pod::deserialize(pod).map_err(|error| malformed("pod", error.to_string()))?;
     if typed.spec.is_none() {
         return Err(malformed("spec", "missing").into());
     }

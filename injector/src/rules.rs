@@ -179,3 +179,114 @@ fn overlap(one: &ServiceRule, other: &ServiceRule) -> bool {
     let any = one.ports.is_empty() || other.ports.is_empty();
     nets && (any || one.ports.iter().any(|port| other.ports.contains(port)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOP: &str = "spiffe://mesh.example/ns/shop/sa/web";
+
+    fn config() -> InjectorConfig {
+        let text = include_str!("config/example.yaml");
+        InjectorConfig::parse(text).unwrap().checked().unwrap()
+    }
+
+    fn read(namespace: &str, name: &str, text: &str) -> Rules {
+        let annotations = BTreeMap::from([(name.to_owned(), text.to_owned())]);
+        Rules::read(namespace, &annotations, &config())
+    }
+
+    fn service(destination: &str, identity: &str) -> String {
+        format!("[{{ destination: {destination}, ports: [80], identities: [\"{identity}\"] }}]")
+    }
+
+    #[test]
+    fn what_a_namespace_says_of_its_services_reaches_all_and_of_its_pods_itself_alone() {
+        let mut shop = read("shop", names::SERVICES, &service("198.19.0.77/32", SHOP));
+        shop.inbound = read(
+            "shop",
+            names::INBOUND,
+            "[{ from: [\"spiffe://mesh.example/ns/front/**\"] }]",
+        )
+        .inbound;
+        let all = BTreeMap::from([
+            ("shop".to_owned(), shop),
+            ("front".to_owned(), Rules::default()),
+        ]);
+        for (namespace, allowed) in [("shop", 1), ("front", 0)] {
+            let (proxy, problems) = configuration(namespace, &all, &config());
+            assert_eq!(problems, Vec::<String>::new());
+            assert_eq!(proxy.mesh.services.len(), 3);
+            assert_eq!(proxy.inbound.allow.len(), allowed);
+        }
+    }
+
+    #[test]
+    fn what_a_namespace_may_not_say_is_left_out_and_said() {
+        for (text, problem) in [
+            (service("198.19.0.0/24", SHOP), "198.19.0.0/24 is a range"),
+            (
+                service("198.19.0.77/32", "spiffe://mesh.example/ns/shopping/sa/web"),
+                "no identity of this namespace",
+            ),
+            (
+                service("198.19.0.77/32", "spiffe://mesh.example/**"),
+                "no identity of this namespace",
+            ),
+            (
+                service("198.19.0.10/32", SHOP).replace("80", "443"),
+                "198.19.0.10/32",
+            ),
+            ("{ not: a list }".to_owned(), "write a YAML list"),
+            ("[{ destination: 198.19.0.77/32 }]".to_owned(), "identities"),
+            (format!("[{}]", " ".repeat(MAX_BYTES)), "larger than"),
+        ] {
+            let rules = read("shop", names::SERVICES, &text);
+            assert!(rules.services.is_empty(), "{text}");
+            let said = rules.problems.join(" ");
+            assert!(
+                said.contains(problem) && said.starts_with(names::SERVICES),
+                "{said}"
+            );
+        }
+        let rules = read(
+            "shop",
+            names::INBOUND,
+            "[{ from: [nonsense] }, { from: [\"spiffe://a.example/*\"] }]",
+        );
+        assert_eq!((rules.inbound.len(), rules.problems.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_two_namespaces_claim_neither_has_and_both_are_told() {
+        let claim = |namespace: &str| {
+            let identity = format!("spiffe://mesh.example/ns/{namespace}/sa/web");
+            (
+                namespace.to_owned(),
+                read(
+                    namespace,
+                    names::SERVICES,
+                    &service("198.19.0.77/32", &identity),
+                ),
+            )
+        };
+        let all = BTreeMap::from([claim("shop"), claim("other")]);
+        for (namespace, other) in [("shop", "other"), ("other", "shop")] {
+            let (proxy, problems) = configuration(namespace, &all, &config());
+            assert_eq!(proxy.mesh.services.len(), 2);
+            assert!(
+                problems[0].contains(&format!("the namespace {other}")),
+                "{problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_exception_for_a_namespace_is_in_no_others_configuration() {
+        let all = BTreeMap::new();
+        for (namespace, exceptions) in [("billing", 2), ("shop", 1)] {
+            let (proxy, _) = configuration(namespace, &all, &config());
+            assert_eq!(proxy.exceptions.len(), exceptions, "{namespace}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! What may not be in a sealed pod. [`check`] looks at the pod's own parts: whatever could get past
+//! What may not be in a sealed pod. `check` looks at the pod's own parts: whatever could get past
 //! the seal. [`Injector::validate`] and its like look at what the API server is about to store:
 //! the injector's parts have to be there, whole, and to stay.
 
@@ -13,7 +13,7 @@ use self::compare::{same_parts, same_pod};
 use self::containers::{Policy, check_containers, check_ephemeral};
 use self::volumes::check_volumes;
 pub use self::volumes::{check_host_path, claims};
-use crate::config::{Capabilities, InjectorConfig};
+use crate::config::{Capabilities, InjectorConfig, ModuleSource};
 use crate::inject::{Injector, Scope, Status, parse};
 use crate::names;
 use crate::refusal::{Fault, Faults, Reason, Refusal};
@@ -81,16 +81,33 @@ impl Injector {
     /// [`Refusal`] when it is not.
     pub fn validate(&self, pod: &Value, namespace: &str, scope: Scope) -> Result<Status, Refusal> {
         let wanted = self.inject(pod, namespace, scope)?;
-        if let Some(field) = same_pod(pod, &wanted.pod) {
-            return Err(Fault::new(
+        match same_pod(pod, &wanted.pod) {
+            None => Ok(wanted.status),
+            Some(_) if self.lost_its_module(pod) => Err(Fault::new(
+                Reason::NotSealed,
+                "spec.volumes",
+                "the API server has left out the image with the PKCS#11 module: it has no image volumes",
+                "switch them on (feature gate ImageVolume), or bring the module by volumes.module.volume",
+            )
+            .into()),
+            Some(field) => Err(Fault::new(
                 Reason::NotSealed,
                 field,
                 "is not as the injector makes it",
-                "create the pod while the mutating webhook is in force, and let no other webhook change the sidecar",
+                "let no other webhook change the sidecar; while the injector itself is being replaced, try again",
             )
-            .into());
+            .into()),
         }
-        Ok(wanted.status)
+    }
+
+    /// Whether the module was to come from an image, and does not.
+    fn lost_its_module(&self, pod: &Value) -> bool {
+        let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
+        let named = |volume: &Value| {
+            volume.get("name").and_then(Value::as_str) == Some(names::MODULE_VOLUME)
+        };
+        matches!(self.config.volumes.module, Some(ModuleSource::Image(_)))
+            && !volumes.into_iter().flatten().any(named)
     }
 
     /// Whether a change leaves the injector's parts as they are.

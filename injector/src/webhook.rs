@@ -27,10 +27,11 @@ use crate::inject::Injector;
 use crate::refusal::{Fault, Reason, Refusal};
 use crate::review::{Outcome, Review, Task};
 
-/// How long a caller may take for the handshake, and between two requests.
+/// How long a caller may take between two requests, the next one's head included: as long as API
+/// servers keep a connection for the next.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// How long a caller may take for the handshake and for the head of a request.
+/// How long a caller may take for the handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A unit in which bytes of all requests are counted.

@@ -1,8 +1,12 @@
 //! The injector from outside: real-world pods before and after, any pod at all, any bytes at all,
 //! and the webhook over TLS.
 
+#![allow(clippy::unwrap_used, reason = "tests fail loudly")]
+
 #[path = "injection/bytes.rs"]
 mod bytes;
+#[path = "injection/offline.rs"]
+mod offline;
 #[path = "injection/properties.rs"]
 mod properties;
 #[path = "injection/snapshots.rs"]

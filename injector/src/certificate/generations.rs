@@ -40,7 +40,8 @@ pub struct Generations(Vec<Generation>);
 
 /// One certificate with its CA.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+// Not closed to unknown fields: during an upgrade an older replica reads what a newer one writes.
+#[serde(rename_all = "camelCase")]
 #[allow(missing_debug_implementations, reason = "it holds a private key")]
 pub struct Generation {
     names: Vec<String>,

@@ -47,7 +47,9 @@ pub struct Keeping {
 enum StepError {
     #[error(transparent)]
     Api(#[from] kube::Error),
-    #[error("the Secret sealwire-injector-tls holds something else: {0}: delete it, and another is made")]
+    #[error(
+        "the Secret sealwire-injector-tls holds something else: {0}: delete it, and another is made"
+    )]
     Secret(String),
     #[error(transparent)]
     Certificate(#[from] super::CertificateError),
@@ -95,7 +97,7 @@ impl Keeping {
             if let Some(next) = generations.tended(&self.making, OffsetDateTime::now_utc())? {
                 secret = Some(write(&secrets, secret, &next).await?);
                 generations = next;
-                tracing::info!("the serving certificate has another generation");
+                tracing::info!("the generations of the serving certificate have changed");
             }
             self.tell(&generations.bundle()).await?;
             if let Some(next) = generations.trusted(OffsetDateTime::now_utc()) {

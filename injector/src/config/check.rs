@@ -80,7 +80,10 @@ impl InjectorConfig {
             if let Some(missing) = missing {
                 return Err(ConfigError::invalid(
                     field,
-                    format!("{} comes from `{missing}`, which is not given", path.display()),
+                    format!(
+                        "{} comes from `{missing}`, which is not given",
+                        path.display()
+                    ),
                     format!("give `{missing}`, or name another file"),
                 ));
             }
@@ -225,4 +228,91 @@ fn check_for_pods(field: &str, proxy: &Config) -> Result<(), ConfigError> {
         .and_then(Config::settings)
         .map(drop)
         .map_err(|error| ConfigError::invalid(field, error, "see docs/configuration.md"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = include_str!("example.yaml");
+
+    fn refusal(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "the example has no {from:?}");
+        let text = GOOD.replacen(from, to, 1);
+        let refused = InjectorConfig::parse(&text).and_then(InjectorConfig::checked);
+        refused
+            .err()
+            .map_or_else(String::new, |error| error.to_string())
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_named_with_its_field_and_the_way_out() {
+        for (from, to, expected) in [
+            ("image:\n", "images: {}\nimage:\n", "images"),
+            (
+                "registry.example/sealwire/proxy:0.1.0",
+                "\"\"",
+                "image.name",
+            ),
+            (
+                "role: sealwire\n",
+                "role: ../sealwire\n",
+                "proxy: identity.vaultPki.role",
+            ),
+            (
+                "{serviceAccount}\"\n  key",
+                "{account}\"\n  key",
+                "spiffeId",
+            ),
+            ("vaultToken:", "unknown:", "unknown"),
+            (
+                "volumes:\n  vaultToken: { audience: sealwire-vault }",
+                "volumes: {}",
+                "give `volumes.vaultToken`",
+            ),
+            (
+                "vaultCa: |\n  -----BEGIN CERTIFICATE-----\n  MIIB…\n  -----END CERTIFICATE-----\n",
+                "",
+                "give `vaultCa`",
+            ),
+            (
+                "{ audience: sealwire-vault }",
+                "{ audience: a, expirationSeconds: 60 }",
+                "volumes.vaultToken",
+            ),
+            (
+                "namespaces: [billing]",
+                "namespaces: []",
+                "exceptions[0].namespaces",
+            ),
+            (
+                "owner: data-team",
+                "owner: \"\"",
+                "exceptions[0]: exceptions[1].owner",
+            ),
+            (
+                "volumes:",
+                "sidecar: { environment: { SEALWIRE_POD: a } }\nvolumes:",
+                "sidecar.environment.SEALWIRE_POD",
+            ),
+            (
+                "volumes:",
+                "webhook: { totalBytes: 1 }\nvolumes:",
+                "webhook.totalBytes",
+            ),
+            (
+                "volumes:",
+                "webhook: { certificate: { selfMade: { lifetimeSeconds: 300 } } }\nvolumes:",
+                "six times",
+            ),
+            (
+                "  exceptions:\n",
+                "  capture: { uid: 1338 }\n  exceptions:\n",
+                "proxy.capture.uid",
+            ),
+        ] {
+            let said = refusal(from, to);
+            assert!(said.contains(expected), "{to}: {said:?}");
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub(super) struct Parts<'a> {
     pub(super) native: bool,
     pub(super) namespace: &'a str,
     pub(super) account: &'a str,
+    /// Whether the pod has resources of its own as a whole, in which all its containers have a part.
+    pub(super) shares_resources: bool,
 }
 
 impl Parts<'_> {
@@ -140,8 +142,12 @@ impl Parts<'_> {
         }
     }
 
-    /// Without what is empty, which the API server would leave out.
+    /// Without what is empty, which the API server would leave out. More than the pod as a whole has
+    /// set aside would be refused, so that there the sidecar has its part of that.
     fn resources(&self) -> Map<String, Value> {
+        if self.shares_resources {
+            return Map::new();
+        }
         let resources = &self.config.sidecar.resources;
         [
             ("requests", &resources.requests),

@@ -3,19 +3,22 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value};
 
-use super::probes;
+use super::{parse, probes};
 use crate::names;
 use crate::refusal::{Faults, Reason, Refusal};
 
 /// Annotations that only the injector writes.
 pub(crate) const WRITTEN: [&str; 3] = [names::STATUS, names::VERSION, names::PROBES];
 
-/// The pod's own parts alone.
-pub(super) fn strip(pod: &mut Value, typed: &Pod) -> Result<(), Refusal> {
+/// Leaves the pod's own parts alone, and gives them.
+pub(super) fn strip(pod: &mut Value) -> Result<Pod, Refusal> {
+    let typed = parse(pod)?;
     let annotations = typed.metadata.annotations.as_ref();
     let status = annotations.and_then(|map| map.get(names::STATUS));
     if status.is_none_or(|status| status != names::SEALED) {
-        only_looks_sealed(typed)?;
+        only_looks_sealed(&typed)?;
+        unmark(pod);
+        return Ok(typed);
     }
     let declared = annotations
         .and_then(|map| map.get(names::PROBES))
@@ -29,13 +32,8 @@ pub(super) fn strip(pod: &mut Value, typed: &Pod) -> Result<(), Refusal> {
         });
         probes::restore(spec, &declared);
     }
-    if let Some(map) = pod
-        .pointer_mut("/metadata/annotations")
-        .and_then(Value::as_object_mut)
-    {
-        map.retain(|name, _| !WRITTEN.contains(&name.as_str()));
-    }
-    Ok(())
+    unmark(pod);
+    parse(pod)
 }
 
 /// Whether a container is one of ours, by its name.
@@ -92,6 +90,14 @@ fn only_looks_sealed(pod: &Pod) -> Result<(), Refusal> {
         }
     }
     faults.none_or_refuse()
+}
+
+/// Takes the injector's annotations off.
+fn unmark(pod: &mut Value) {
+    let annotations = pod.pointer_mut("/metadata/annotations");
+    if let Some(map) = annotations.and_then(Value::as_object_mut) {
+        map.retain(|name, _| !WRITTEN.contains(&name.as_str()));
+    }
 }
 
 fn remove(spec: &mut Map<String, Value>, kind: &str, ours: impl Fn(&str) -> bool) {

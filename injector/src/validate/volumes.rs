@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{PodSpec, Volume};
 use serde_json::Value;
 
 use crate::config::InjectorConfig;
+use crate::names;
 use crate::refusal::{Fault, Faults, Reason};
 
 /// Checks the pod's own volumes, but for where claims lead.
@@ -39,24 +40,27 @@ pub fn check_host_path(field: &str, path: &str, allowed: &[PathBuf]) -> Result<(
         Reason::Bypass,
         field,
         format!(
-            "{} of the node can be shared with what is not sealed",
+            "{}, a directory of the node, can be shared with what is not sealed",
             path.display()
         ),
         "use another kind of volume, or have it listed under policy.hostPaths",
     ))
 }
 
-/// Names of the claims that a pod mounts, with their fields.
+/// Names of the claims that a pod mounts itself, with their fields. Where the sidecar's own module
+/// lies is the operator's choice.
 pub fn claims(pod: &Value) -> Vec<(String, String)> {
     let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
     let claim = |(i, volume): (usize, &Value)| {
-        let name = volume
+        let claim = volume
             .pointer("/persistentVolumeClaim/claimName")?
             .as_str()?;
-        Some((
-            format!("spec.volumes[{i}].persistentVolumeClaim"),
-            name.to_owned(),
-        ))
+        let own = volume
+            .get("name")?
+            .as_str()?
+            .starts_with(names::VOLUME_PREFIX);
+        let field = format!("spec.volumes[{i}].persistentVolumeClaim");
+        (!own).then(|| (field, claim.to_owned()))
     };
     volumes
         .into_iter()

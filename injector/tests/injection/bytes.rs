@@ -18,6 +18,8 @@ const TASKS: [Task; 6] = [
 ];
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn bytes_are_answered_or_no_review(bytes in any::<Vec<u8>>()) {
         ask(&bytes);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::injector;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_pod_is_sealed_once_and_for_all_or_refused_with_a_field_and_a_way_out(pod in pods()) {
@@ -69,14 +69,15 @@ proptest! {
 /// network, and dropped capabilities.
 fn own_parts(pod: &Value) -> Value {
     let mut pod = pod.clone();
-    if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
+    let metadata = pod["metadata"].as_object_mut().unwrap();
+    if let Some(annotations) = metadata
+        .get_mut("annotations")
+        .and_then(Value::as_object_mut)
+    {
         annotations.retain(|name, _| !name.starts_with("sealwire.io/"));
-    }
-    if pod["metadata"]["annotations"] == json!({}) {
-        pod["metadata"]
-            .as_object_mut()
-            .unwrap()
-            .remove("annotations");
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        }
     }
     let spec = pod["spec"].as_object_mut().unwrap();
     // The group by which the sidecar reads its secrets, where the pod had none.

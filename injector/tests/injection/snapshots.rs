@@ -150,6 +150,22 @@ fn whatever_is_changed_in_our_parts_is_refused_with_its_field() {
 }
 
 #[test]
+fn a_cluster_that_leaves_the_image_with_the_module_out_is_told_apart() {
+    let (_, text) = pods()
+        .into_iter()
+        .find(|(name, _)| name == "pkcs11-module-from-an-image")
+        .unwrap();
+    let world = World::of(&text);
+    let mut pod = world.inject(&text).unwrap();
+    for path in ["/spec/volumes", "/spec/initContainers/1/volumeMounts"] {
+        let list = pod.pointer_mut(path).unwrap().as_array_mut().unwrap();
+        list.retain(|item| item["name"] != "sealwire-module");
+    }
+    let refused = world.injector.validate(&pod, "shop", world.scope);
+    assert!(refused.unwrap_err().to_string().contains("ImageVolume"));
+}
+
+#[test]
 fn what_plugins_fill_in_is_no_change() {
     let (_, text) = pods()
         .into_iter()
