@@ -240,7 +240,10 @@ fn an_image_that_misses_a_library_is_not_written() {
     let done = build(&["--images", &lacking, "--out", &out, "proxy"]);
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(!done.status.success());
-    assert!(said.contains("needs libgmp.so.10, not in the image"), "{said}");
+    assert!(
+        said.contains("needs libgmp.so.10, not in the image"),
+        "{said}"
+    );
     assert!(!Path::new(&out).join("proxy").exists());
 }
 
@@ -290,16 +293,26 @@ fn a_bill_of_materials_names_every_debian_package_and_every_crate_of_the_image()
     for entry in fs::read_dir(image.files.join("var/lib/dpkg/status.d")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let start = debian(&name.replace('+', "%2B"));
-        assert!(locators.iter().any(|locator| locator.starts_with(&start)), "{name}");
+        assert!(
+            locators.iter().any(|locator| locator.starts_with(&start)),
+            "{name}"
+        );
         packages += 1;
     }
     assert!(packages > 10, "{packages}");
     for linked in ["rustls", "aws-lc-sys", "cryptoki-sys", "sealwire-keys"] {
         let start = format!("pkg:cargo/{linked}@");
-        assert!(locators.iter().any(|locator| locator.starts_with(&start)), "{linked}");
+        assert!(
+            locators.iter().any(|locator| locator.starts_with(&start)),
+            "{linked}"
+        );
     }
     // For tests alone.
-    assert!(!locators.iter().any(|locator| locator.starts_with("pkg:cargo/proptest@")));
+    assert!(
+        !locators
+            .iter()
+            .any(|locator| locator.starts_with("pkg:cargo/proptest@"))
+    );
 }
 
 #[test]
@@ -313,7 +326,10 @@ fn every_image_starts_as_an_ordinary_user_on_a_root_that_nobody_can_write() {
             .args(&["--version"])
             .run();
         assert!(ended.success(), "{name}: {ended:?}");
-        assert!(ended.stdout.contains(env!("CARGO_PKG_VERSION")), "{ended:?}");
+        assert!(
+            ended.stdout.contains(env!("CARGO_PKG_VERSION")),
+            "{ended:?}"
+        );
     }
 }
 
@@ -332,8 +348,17 @@ fn a_sidecar_is_ready_with_a_key_in_the_token_of_the_other_image() {
         &["init", "--trust-domain", "mesh.example"],
         &["key", "--token", "web", "--label", "web"],
         &[
-            "issue", "--token", "web", "--label", "web", "--out", "/hsm/web.pem", "--ip", &address,
-            "--spiffe-id", "spiffe://mesh.example/ns/shop/sa/web",
+            "issue",
+            "--token",
+            "web",
+            "--label",
+            "web",
+            "--out",
+            "/hsm/web.pem",
+            "--ip",
+            &address,
+            "--spiffe-id",
+            "spiffe://mesh.example/ns/shop/sa/web",
         ],
     ];
     for step in steps {
