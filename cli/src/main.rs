@@ -1,8 +1,12 @@
 //! `sealwire`, for people: see it work on this machine.
 
+mod cluster;
 mod demo;
+mod doctor;
+mod inject;
 mod keys;
 mod screen;
+mod status;
 mod vault;
 
 use std::process::ExitCode;
@@ -23,6 +27,16 @@ enum Command {
     ///
     /// Everything happens in namespaces that end with it: nothing of this machine is changed.
     Demo(demo::Options),
+    /// Says what is wrong with a cluster, a pod or this machine, and what to do about it.
+    ///
+    /// Changes nothing. Exit code: 0 when nothing is at fault.
+    Doctor(Box<doctor::Doctor>),
+    /// Lists pods: sealed, not sealed, and why.
+    ///
+    /// Exit code: 0 when every pod that ought to be sealed is.
+    Status(status::Status),
+    /// Seals the pods in manifests, as the webhook seals them in a cluster, and prints them.
+    Inject(inject::Options),
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -34,6 +48,9 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Status(status) => status.run(),
+        Command::Inject(options) => inject::run(&options).map(|()| true),
         Command::Keys(command) => command.run().map(|()| true),
         Command::Vault(command) => command.run().map(|()| true),
     };

@@ -46,10 +46,12 @@ pub(crate) fn say(text: &str) {
     println!("{text}");
 }
 
-#[allow(
-    clippy::print_stderr,
-    reason = "the one place where the program says why it ended"
-)]
+/// Says something beside what is printed.
+#[allow(clippy::print_stderr, reason = "standard output is for the result")]
+pub(crate) fn remark(text: &str) {
+    eprintln!("{text}");
+}
+
 pub(crate) fn complain(error: &anyhow::Error) {
-    eprintln!("sealwire: {error:#}");
+    remark(&format!("sealwire: {error:#}"));
 }

@@ -6,6 +6,7 @@
 
 mod apply;
 mod destination;
+mod gateways;
 pub mod prove;
 mod rules;
 
@@ -17,6 +18,7 @@ use crate::config::{ExceptionKind, Ports};
 
 pub use apply::{CaptureError, apply, remove};
 pub use destination::original_destination;
+pub use gateways::gateways;
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "sealwire";

@@ -123,7 +123,8 @@ impl Inbound {
     }
 }
 
-async fn hand_over(destination: SocketAddr) -> io::Result<TcpStream> {
+/// Connects to the application as one of its own pod that comes through the proxy.
+pub(crate) async fn hand_over(destination: SocketAddr) -> io::Result<TcpStream> {
     let (socket, source) = match destination.ip() {
         IpAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(HANDOVER_V4)),
         IpAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::V6(HANDOVER_V6)),

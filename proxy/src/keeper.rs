@@ -27,6 +27,7 @@ use time::OffsetDateTime;
 use self::keys::Keys;
 use crate::config::{self, Config, Settings};
 use crate::logging::LogLevel;
+use crate::pod::PodFacts;
 use crate::revocation::RevocationLists;
 use crate::source::Source;
 use crate::state::{Condition, InForce, Need, Online, State};
@@ -45,6 +46,8 @@ pub struct Keeper {
 pub struct KeeperConfig {
     /// The configuration's file.
     pub path: PathBuf,
+    /// What the pod knows of itself, and the file does not.
+    pub pod: PodFacts,
     /// The file's text that these settings were made from, so that no change after it is missed.
     pub text: String,
     /// The configuration as it was at the start.
@@ -76,6 +79,7 @@ impl Keeper {
 
 struct Work {
     path: PathBuf,
+    pod: PodFacts,
     /// The configuration's file as it was last looked at.
     text: String,
     /// What is wrong with it.
@@ -108,6 +112,7 @@ impl Work {
             started_with: config.settings.clone(),
             settings: config.settings,
             path: config.path,
+            pod: config.pod,
             state: config.state,
             registry: config.registry,
             log_level: config.log_level,
@@ -150,7 +155,9 @@ impl Work {
 
     /// Takes a configuration over, and says what is wrong with it.
     fn reload(&mut self, text: &str) -> Option<String> {
-        let settings = Config::parse(text).and_then(Config::settings);
+        let settings = Config::parse(text)
+            .and_then(|config| config.for_pod(&self.pod))
+            .and_then(Config::settings);
         let outcome = if settings.is_ok() { "ok" } else { "refused" };
         counter!("sealwire_reloads_total", "what" => "config", "outcome" => outcome).increment(1);
         match settings {

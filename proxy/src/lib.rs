@@ -4,8 +4,9 @@
 //! The way of a connection is the way through the modules: [`capture`] steers it here, [`policy`]
 //! decides, [`outbound`] and [`inbound`] carry it over sealed links (crate `sealwire-link`), and
 //! [`observe`] writes down how it went. [`keeper`] keeps key, certificate, [`revocation`] lists
-//! and configuration up to date, [`state`] knows whether anything may flow, [`planes`] show it,
-//! [`confine`] locks the process in, and [`run`] puts it all together.
+//! and configuration up to date ([`pod`] is what the pod adds to it), [`state`] knows whether
+//! anything may flow, [`planes`] show it, [`probes`] are done for the node, [`confine`] locks the
+//! process in, and [`run`] puts it all together.
 
 pub mod capture;
 pub mod config;
@@ -18,7 +19,9 @@ pub mod logging;
 pub mod observe;
 pub mod outbound;
 pub mod planes;
+pub mod pod;
 pub mod policy;
+pub mod probes;
 pub mod reference;
 pub mod revocation;
 pub mod run;

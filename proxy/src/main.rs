@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use sealwire_proxy::leave::leave;
+use sealwire_proxy::pod::PodFacts;
 use sealwire_proxy::run::Exit;
 use sealwire_proxy::{capture, config::Config, reference, run};
 
@@ -26,12 +27,16 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "/etc/sealwire/proxy.yaml")]
         config: PathBuf,
+        #[command(flatten)]
+        pod: PodFacts,
     },
     /// Applies the kernel's capture rules and ends. Needs NET_ADMIN.
     Capture {
         /// The configuration.
         #[arg(long, default_value = "/etc/sealwire/proxy.yaml")]
         config: PathBuf,
+        #[command(flatten)]
+        pod: PodFacts,
         /// Prints the rules instead of applying them.
         #[arg(long, conflicts_with = "remove")]
         print: bool,
@@ -44,6 +49,8 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "/etc/sealwire/proxy.yaml")]
         config: PathBuf,
+        #[command(flatten)]
+        pod: PodFacts,
     },
     /// Prints the reference of the configuration.
     Reference {
@@ -68,10 +75,16 @@ fn main() {
 impl Command {
     fn execute(self) -> anyhow::Result<Exit> {
         match self {
-            Self::Run { config } => return run::run(&config),
+            Self::Run { config, pod } => return run::run(&config, &pod),
             Self::Capture { remove: true, .. } => capture::remove()?,
-            Self::Capture { config, print, .. } => {
-                let spec = Config::load(&config)?.settings()?.capture;
+            Self::Capture {
+                config, pod, print, ..
+            } => {
+                let settings = Config::load(&config)?.for_pod(&pod)?.settings()?;
+                let mut spec = settings.capture;
+                if settings.config.capture.gateways {
+                    spec.node.extend(capture::gateways());
+                }
                 if print {
                     say(&spec.ruleset());
                 } else {
@@ -82,8 +95,8 @@ impl Command {
                     ));
                 }
             }
-            Self::Check { config } => {
-                Config::load(&config)?.settings()?;
+            Self::Check { config, pod } => {
+                Config::load(&config)?.for_pod(&pod)?.settings()?;
                 say(&format!("{} is good\n", config.display()));
             }
             Self::Reference { json: false } => say(&reference::markdown()),

@@ -23,7 +23,7 @@ use tokio::time::MissedTickBehavior;
 
 pub use self::key_counters::KeyCounters;
 pub(crate) use self::serve::CONNECTIONS;
-pub use self::serve::serve;
+pub use self::serve::{Reached, serve};
 use crate::confine::Report;
 use crate::logging::LogLevel;
 use crate::state::{Condition, Online, State};

@@ -26,8 +26,15 @@ pub fn markdown() -> String {
     );
     text.push_str(include_str!("config/example.yaml"));
     text.push_str("```\n\n## Keys\n");
+    text.push_str(&keys(&schema));
+    text
+}
+
+/// The tables of all keys of a JSON Schema. The injector's reference has its own.
+pub fn keys(schema: &Value) -> String {
+    let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_section(&mut text, &schema, &schema, "");
+    let _ = write_section(&mut text, schema, schema, "");
     text
 }
 

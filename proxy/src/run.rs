@@ -26,6 +26,8 @@ use crate::logging::{self, LogLevel};
 use crate::observe::install_metrics;
 use crate::outbound::Outbound;
 use crate::planes::{self, KeyCounters, Planes};
+use crate::pod::PodFacts;
+use crate::probes::{Lives, Probes};
 use crate::state::{Condition, Need, State};
 
 /// How the proxy ended; its exit code.
@@ -57,14 +59,16 @@ impl Exit {
 ///
 /// # Errors
 /// Before anything runs: a bad configuration, a taken port.
-pub fn run(path: &Path) -> anyhow::Result<Exit> {
+pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
     let text = config::read(path)?;
-    let settings = Arc::new(Config::parse(&text)?.settings()?);
+    let settings = Arc::new(Config::parse(&text)?.for_pod(pod)?.settings()?);
     let log_level = logging::start(&settings.config.log)
         .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
         tracing::warn!(problem, "fewer connections are possible than configured");
     }
+    let probes =
+        (settings.config.probes.as_deref()).map_or_else(|| Ok(Probes::default()), Probes::load)?;
     let listeners = Listeners::open(&settings.config.ports)?;
     let confinement = confine(&what_to_confine(&settings, path));
     for (measure, state) in confinement.gaps() {
@@ -76,13 +80,14 @@ pub fn run(path: &Path) -> anyhow::Result<Exit> {
     let making = runtime("sealwire-make", workers, yield_to_others)?;
     let proxy = Proxy {
         path: path.to_owned(),
+        pod: pod.clone(),
         text,
         settings,
         log_level,
         confinement,
         relays: relays.handle().clone(),
     };
-    let exit = making.block_on(proxy.serve(listeners));
+    let exit = making.block_on(proxy.serve(listeners, probes));
     abandon([relays, making]);
     sealwire_keys::finish(Duration::from_secs(1));
     exit
@@ -145,6 +150,7 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
 
 struct Proxy {
     path: PathBuf,
+    pod: PodFacts,
     /// What the settings were made from.
     text: String,
     settings: Arc<Settings>,
@@ -155,7 +161,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn serve(self, listeners: Listeners) -> anyhow::Result<Exit> {
+    async fn serve(self, listeners: Listeners, probes: Probes) -> anyhow::Result<Exit> {
         let limits = self.settings.config.limits;
         let state = State::new();
         let registry = Registry::new();
@@ -172,7 +178,9 @@ impl Proxy {
             connections: limits.connections,
             key_counters: KeyCounters::default(),
         });
-        planes::serve(register(listeners.health)?, &planes::health(planes.clone()));
+        let lives = probes.lives();
+        let health = planes::health(planes.clone()).merge(probes.router());
+        planes::serve(register(listeners.health)?, &health);
         planes::serve(
             register(listeners.metrics)?,
             &planes::metrics(planes.clone()),
@@ -182,6 +190,7 @@ impl Proxy {
         let mut signals = Signals::install()?;
         let _keeper = Keeper::start(KeeperConfig {
             path: self.path.clone(),
+            pod: self.pod.clone(),
             text: self.text.clone(),
             settings: self.settings.clone(),
             state: state.clone(),
@@ -249,8 +258,9 @@ impl Proxy {
         tokio::select! {
             () = self.prove(&state, &desk) => return Ok(Exit::Capture),
             () = signals.end() => {}
+            () = lives.ended() => tracing::info!("the application's containers have ended"),
         }
-        self.drain(&state, &registry, &places).await;
+        self.drain(&state, &registry, &places, &lives).await;
         Ok(Exit::Drained)
     }
 
@@ -288,8 +298,9 @@ impl Proxy {
     }
 
     /// Goes on serving until the pod's connections have ended by themselves: readiness is false,
-    /// and whoever still comes is served, since endpoints are withdrawn later than this begins.
-    async fn drain(&self, state: &State, registry: &Registry, places: &Semaphore) {
+    /// and whoever still comes is served, since endpoints are withdrawn later than this begins, and
+    /// an application that is told to end together with this may still have something to say.
+    async fn drain(&self, state: &State, registry: &Registry, places: &Semaphore, lives: &Lives) {
         let section = self.settings.config.drain;
         let all = self.settings.config.limits.connections;
         let deadline = Instant::now() + Duration::from_secs(section.seconds);
@@ -298,7 +309,8 @@ impl Proxy {
         tracing::info!(seconds = section.seconds, "draining");
         let mut quiet_since = None;
         while Instant::now() < deadline {
-            if places.available_permits() < all {
+            let in_use = places.available_permits() < all;
+            if in_use || lives.is_any_alive(Instant::now().into_std()) {
                 quiet_since = None;
             } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= quiet {
                 tracing::info!("drained: no connection is open");

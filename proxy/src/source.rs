@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use sealwire_identity::{Issued, Issuer, Profile, Renewal, Renewing, VaultPki, VaultPkiConfig};
-use sealwire_keys::{KeyConfig, PrivateKey, TransitConfig, Vault, VaultConfig, VaultFigures};
+use sealwire_keys::{KeyConfig, PrivateKey, Vault, VaultConfig, VaultFigures};
 
-use crate::config::{CertificatesFrom, KeyIn, PkiSettings, Settings, TransitSettings};
+use crate::config::{CertificatesFrom, KeyIn, PkiSettings, Settings};
 
 /// Opens a key, or says why there is none.
 pub(crate) type Opener = Box<dyn FnOnce() -> Result<Arc<dyn PrivateKey>, String> + Send>;
@@ -30,7 +30,7 @@ impl Source {
             }
             KeyIn::Here(config) => config.clone(),
             KeyIn::Transit(transit) => {
-                KeyConfig::Transit(with_session(transit, self.session(settings)?))
+                KeyConfig::Transit(transit.with_session(self.session(settings)?))
             }
         };
         Ok(Box::new(move || {
@@ -104,22 +104,6 @@ impl Source {
             .ok_or("vault: missing: say where it is, and how to log in")?;
         let vault = Vault::start(config).map_err(|error| error.to_string())?;
         Ok(self.vault.insert(vault).clone())
-    }
-}
-
-fn with_session(transit: &TransitSettings, vault: Arc<Vault>) -> TransitConfig {
-    TransitConfig {
-        vault,
-        reference: transit.reference.clone(),
-        version: transit.version,
-        public_keys: transit.public_keys.clone(),
-        allow_exportable: transit.allow_exportable,
-        batch: transit.batch,
-        requests: transit.requests,
-        queue: transit.queue,
-        wait: transit.wait,
-        look: transit.look,
-        trim_after: transit.trim_after,
     }
 }
 

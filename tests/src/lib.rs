@@ -8,6 +8,7 @@
     reason = "tests fail loudly"
 )]
 
+pub mod cluster;
 pub mod load;
 pub mod names;
 pub mod peers;

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use sealwire_identity::{Authority, Profile, VaultPki, VaultPkiConfig};
 use sealwire_keys::{KeyConfig, PrivateKey, TransitConfig, Vault, VaultAuth, VaultConfig, open};
-use sealwire_pods::{Bao, KubeApi, Programs, Storage, assert_eventually};
+use sealwire_pods::{Bao, KubeApi, Programs, Release, Storage, assert_eventually};
 use sealwire_tests::SOON;
 use sealwire_tests::names::{Workload, may_be_nobody_else};
 use serde_json::json;
@@ -60,7 +60,7 @@ struct Ground {
 
 impl Ground {
     fn new(login: Login) -> Self {
-        let api = KubeApi::start().unwrap();
+        let api = KubeApi::start(Release::V1_34).unwrap();
         api.namespace("shop").unwrap();
         let web = api.service_account("shop", "web").unwrap();
         api.service_account("shop", "api").unwrap();
@@ -305,7 +305,7 @@ fn a_token_for_another_audience_is_refused() {
 
 #[test]
 fn a_token_that_has_ended_or_was_signed_by_somebody_else_is_refused() {
-    let elsewhere = KubeApi::start().unwrap();
+    let elsewhere = KubeApi::start(Release::V1_34).unwrap();
     elsewhere.namespace("shop").unwrap();
     elsewhere.service_account("shop", "web").unwrap();
     for login in [Login::Kubernetes, Login::Jwt] {

@@ -6,10 +6,12 @@
 mod credentials;
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -25,8 +27,18 @@ const READY: Duration = Duration::from_secs(60);
 /// What the API calls itself in the tokens that it issues.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
+/// A release of Kubernetes whose programs `scripts/kubernetes` builds.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Release {
+    /// 1.34.
+    V1_34,
+    /// 1.37.
+    V1_37,
+}
+
 /// A Kubernetes API. It ends when dropped.
 pub struct KubeApi {
+    release: Release,
     programs: PathBuf,
     address: SocketAddr,
     credentials: Credentials,
@@ -44,14 +56,35 @@ struct Server {
     log: PathBuf,
 }
 
+impl Release {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::V1_34, Self::V1_37];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1_34 => "1.34",
+            Self::V1_37 => "1.37",
+        }
+    }
+}
+
+/// Where Helm is.
+///
+/// # Errors
+/// When it is not built.
+pub fn helm() -> Result<PathBuf, WorldError> {
+    Ok(built("helm")?.join("helm"))
+}
+
 impl KubeApi {
     /// Starts it on a free port of loopback, and waits until it is ready. Blocks.
     ///
     /// # Errors
     /// When the programs are not built, or do not start.
-    pub fn start() -> Result<Self, WorldError> {
+    pub fn start(release: Release) -> Result<Self, WorldError> {
         let failed = |source| run_error("kubernetes", source);
-        let programs = built()?;
+        let programs = built(release.name())?;
         // Nobody else may pass through it: etcd's socket is in there.
         let directory = tempfile::tempdir().map_err(failed)?;
         let credentials = Credentials::make()?;
@@ -72,6 +105,7 @@ impl KubeApi {
             &[&APISERVER[..], &[&port, &issuer]].concat(),
         )?;
         let mut api = Self {
+            release,
             programs,
             address,
             credentials,
@@ -81,6 +115,11 @@ impl KubeApi {
         };
         api.wait_until_ready()?;
         Ok(api)
+    }
+
+    /// Its release.
+    pub fn release(&self) -> Release {
+        self.release
     }
 
     /// Its address, as clients name it.
@@ -151,20 +190,40 @@ impl KubeApi {
         Ok(self.kubectl(&asked)?.trim().to_owned())
     }
 
+    /// The configuration with which clients are an administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory.path().join("kubeconfig")
+    }
+
+    /// The configuration with which a client is a service account, for an hour.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn kubeconfig_of(&self, namespace: &str, account: &str) -> Result<PathBuf, WorldError> {
+        let token = self.token(namespace, account, None)?;
+        let directory = self.directory.path();
+        let text = Credentials::kubeconfig_with(&self.address(), &token);
+        let path = directory.join(format!("{namespace}.{account}.kubeconfig"));
+        fs::write(&path, text)
+            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o600)))
+            .map_err(|source| run_error("kubeconfig", source))?;
+        Ok(path)
+    }
+
     /// Runs kubectl as an administrator, and gives what it says.
     ///
     /// # Errors
     /// When it does not succeed.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String, WorldError> {
-        let output = Command::new(self.programs.join("kubectl"))
-            .args(arguments)
-            .args(["--kubeconfig", "kubeconfig", "--request-timeout", "20s"])
-            // What kubectl remembers about a server stays with that server.
-            .args(["--cache-dir", "cache"])
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| run_error("kubectl", source))?;
+        self.kubectl_with(arguments, "")
+    }
+
+    /// The same, with something on its standard input.
+    ///
+    /// # Errors
+    /// When it does not succeed.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, WorldError> {
+        let output = self.kubectl_ended(arguments, input)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -172,6 +231,30 @@ impl KubeApi {
             step: format!("kubectl {}", arguments.join(" ")),
             message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         })
+    }
+
+    /// The same, however it ends: of many objects it may have done some.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn kubectl_ended(&self, arguments: &[&str], input: &str) -> Result<Output, WorldError> {
+        let failed = |source| run_error("kubectl", source);
+        let mut kubectl = Command::new(self.programs.join("kubectl"))
+            .args(arguments)
+            .args(["--kubeconfig", "kubeconfig", "--request-timeout", "20s"])
+            // What kubectl remembers about a server stays with that server.
+            .args(["--cache-dir", "cache"])
+            .current_dir(self.directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut stdin) = kubectl.stdin.take() {
+            // It reads all of it before it says anything; if it does not, it says why.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        kubectl.wait_with_output().map_err(failed)
     }
 
     fn wait_until_ready(&mut self) -> Result<(), WorldError> {
@@ -281,11 +364,11 @@ const APISERVER: [&str; 13] = [
     "--profiling=false",
 ];
 
-/// Where the programs are.
-fn built() -> Result<PathBuf, WorldError> {
+/// Where the programs of a release are, or Helm.
+fn built(what: &str) -> Result<PathBuf, WorldError> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kubernetes");
     let found = Command::new(script)
-        .arg("--find")
+        .args(["--find", what])
         .stdin(Stdio::null())
         .output()
         .map_err(|source| run_error("scripts/kubernetes", source))?;
@@ -294,7 +377,7 @@ fn built() -> Result<PathBuf, WorldError> {
         return Ok(PathBuf::from(directory.trim()));
     }
     Err(WorldError::Step {
-        step: "scripts/kubernetes --find".to_owned(),
+        step: format!("scripts/kubernetes --find {what}"),
         message: String::from_utf8_lossy(&found.stderr).trim().to_owned(),
     })
 }

@@ -15,7 +15,7 @@ mod world;
 
 pub use bao::{Bao, Storage};
 pub use command::{Capabilities, Finished, PodCommand, Process, assert_eventually};
-pub use kube::KubeApi;
+pub use kube::{KubeApi, Release, helm};
 pub use mesh::{Mesh, OPEN_MESH, PROXY_UID, Programs, Sealing, Sidecar, TRUST_DOMAIN};
 pub use vaulted::{KeyFrom, OPEN_SERVICES, Vaulted};
 pub use wire::{Capture, Flow, Wire};

@@ -54,6 +54,10 @@ pub struct Config {
     /// How the proxy ends.
     #[serde(default)]
     pub drain: DrainSection,
+    /// File with the probes of the pod's containers, as the injector declares them: the health port
+    /// does those checks at `/probe/<container>/<probe>`, for the node. Read once, at the start.
+    #[serde(default)]
+    pub probes: Option<PathBuf>,
     /// How the proxy locks itself in. Changing it needs a restart.
     #[serde(default)]
     pub confinement: Confinement,
@@ -305,6 +309,9 @@ pub struct CaptureSection {
     /// Addresses of the node, which alone reach the health and metrics ports.
     #[schemars(with = "Vec<String>")]
     pub node: Vec<IpNet>,
+    /// Whether the pod's default gateways count as addresses of the node: where pods hang on a
+    /// bridge, the kubelet asks from there.
+    pub gateways: bool,
     /// Seconds between two proofs that capture still works.
     pub prove_every_seconds: u64,
     /// Seconds after the start in which capture must have been proven.
@@ -418,6 +425,7 @@ impl Default for CaptureSection {
         Self {
             uid: 1337,
             node: Vec::new(),
+            gateways: true,
             prove_every_seconds: 30,
             prove_within_seconds: 60,
         }

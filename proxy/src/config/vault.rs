@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Uri;
 use ipnet::IpNet;
 use sealwire_identity::{FilesIssuer, RenewingConfig, SpiffeId};
-use sealwire_keys::{KeyConfig, TransitReference, VaultAuth, VaultConfig};
+use sealwire_keys::{KeyConfig, TransitConfig, TransitReference, Vault, VaultAuth, VaultConfig};
 
 use super::{Config, ConfigError, KeySection, VaultAuthSection, VaultTransitSection, check_net};
 
@@ -44,6 +45,25 @@ pub struct TransitSettings {
     pub look: Duration,
     /// How long after a rotation older versions are made unusable; never when none.
     pub trim_after: Option<Duration>,
+}
+
+impl TransitSettings {
+    /// With the session that the key is used through.
+    pub fn with_session(&self, vault: Arc<Vault>) -> TransitConfig {
+        TransitConfig {
+            vault,
+            reference: self.reference.clone(),
+            version: self.version,
+            public_keys: self.public_keys.clone(),
+            allow_exportable: self.allow_exportable,
+            batch: self.batch,
+            requests: self.requests,
+            queue: self.queue,
+            wait: self.wait,
+            look: self.look,
+            trim_after: self.trim_after,
+        }
+    }
 }
 
 /// Where certificate and bundle come from.

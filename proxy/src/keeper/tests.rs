@@ -24,6 +24,7 @@ impl World {
         Self {
             work: Work::new(KeeperConfig {
                 path,
+                pod: PodFacts::default(),
                 text: EXAMPLE.to_owned(),
                 settings: Arc::new(settings),
                 state: State::new(),

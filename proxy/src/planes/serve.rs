@@ -5,9 +5,10 @@
 //! connection, and where too many are open, the oldest goes, not the newest.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -25,6 +26,10 @@ const WHOLE: Duration = Duration::from_secs(60);
 
 /// The pause after an error.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The pod's own address at which a request arrived, among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached(pub SocketAddr);
 
 /// Serves a plane on each of the sockets, until the process ends.
 pub fn serve(listeners: Vec<TcpListener>, router: &Router) {
@@ -68,6 +73,10 @@ impl Bounds {
     }
 
     async fn answer(self, socket: TcpStream, router: Router) {
+        let Ok(reached) = socket.local_addr() else {
+            return;
+        };
+        let router = router.layer(Extension(Reached(reached)));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.head)
@@ -83,7 +92,7 @@ impl Bounds {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::Ipv4Addr;
 
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -45,6 +45,11 @@ impl Credentials {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
+    /// A client's configuration for the directory that all of it was written to.
+    pub(super) fn kubeconfig_with(address: &str, token: &str) -> String {
+        kubeconfig(address, &format!("token: {token}"))
+    }
+
     fn generate() -> Result<Self, rcgen::Error> {
         let mut root = named("kubernetes root", None);
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -77,14 +82,9 @@ impl Credentials {
     /// Writes what the server and kubectl read, the latter with a configuration that names
     /// `address`.
     pub(super) fn write(&self, directory: &Path, address: &str) -> io::Result<()> {
-        let kubeconfig = format!(
-            "apiVersion: v1
-kind: Config
-current-context: test
-contexts: [{{ name: test, context: {{ cluster: test, user: test }} }}]
-clusters: [{{ name: test, cluster: {{ server: \"{address}\", certificate-authority: ca.pem }} }}]
-users: [{{ name: test, user: {{ client-certificate: admin.pem, client-key: admin.key }} }}]
-"
+        let kubeconfig = kubeconfig(
+            address,
+            "client-certificate: admin.pem, client-key: admin.key",
         );
         for (name, text) in [
             ("ca.pem", &self.ca),
@@ -112,6 +112,18 @@ impl Leaf {
             key: key.serialize_pem(),
         })
     }
+}
+
+fn kubeconfig(address: &str, user: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Config
+current-context: test
+contexts: [{{ name: test, context: {{ cluster: test, user: test }} }}]
+clusters: [{{ name: test, cluster: {{ server: \"{address}\", certificate-authority: ca.pem }} }}]
+users: [{{ name: test, user: {{ {user} }} }}]
+"
+    )
 }
 
 fn failed(error: rcgen::Error) -> WorldError {

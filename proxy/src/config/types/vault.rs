@@ -67,6 +67,9 @@ pub struct VaultPkiSection {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpAddr>,
+    /// Asks for the pod's own addresses as well, which `--pod-addresses` gives.
+    #[serde(default)]
+    pub pod_addresses: bool,
     /// Seconds of life to ask for; the role's own when none.
     #[serde(default)]
     pub ttl_seconds: Option<u64>,

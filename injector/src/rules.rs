@@ -1,0 +1,292 @@
+//! Rules that namespaces declare about themselves, in annotations. Whoever may annotate a namespace
+//! decides who answers behind its Services and who may connect to its pods; about other namespaces
+//! such an annotation says nothing. What is wrong in one is left out and said, and no other
+//! namespace suffers from it.
+
+use std::collections::BTreeMap;
+
+use sealwire_proxy::config::{Config, InboundRule, ServiceRule};
+use serde::de::DeserializeOwned;
+
+use crate::config::{InjectorConfig, sample_pod};
+use crate::names;
+
+/// The largest annotation that is read, in bytes.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Most rules in one annotation.
+const MOST: usize = 200;
+
+/// What a namespace declares.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules {
+    /// Who answers behind its Services' addresses.
+    pub services: Vec<ServiceRule>,
+    /// Who may connect to its pods.
+    pub inbound: Vec<InboundRule>,
+    /// What is wrong, each with field and fix.
+    pub problems: Vec<String>,
+}
+
+impl Rules {
+    /// Reads a namespace's annotations.
+    pub fn read(
+        namespace: &str,
+        annotations: &BTreeMap<String, String>,
+        config: &InjectorConfig,
+    ) -> Self {
+        let mut problems = Vec::new();
+        let mut services: Vec<ServiceRule> = parse(names::SERVICES, annotations, &mut problems);
+        let mut inbound: Vec<InboundRule> = parse(names::INBOUND, annotations, &mut problems);
+        services.retain(|rule| {
+            let problem = foreign(namespace, rule, config).or_else(|| {
+                refused(&config.proxy, |proxy| {
+                    proxy.mesh.services.push(rule.clone())
+                })
+            });
+            keep(names::SERVICES, problem, &mut problems)
+        });
+        inbound.retain(|rule| {
+            let problem = refused(&config.proxy, |proxy| {
+                proxy.inbound.allow.push(rule.clone())
+            });
+            keep(names::INBOUND, problem, &mut problems)
+        });
+        Self {
+            services,
+            inbound,
+            problems,
+        }
+    }
+}
+
+/// The sidecars' configuration for one namespace: the mesh's own, the namespace's, and who answers
+/// behind the Services of all. Where two namespaces claim one destination, neither has it.
+pub fn configuration(
+    namespace: &str,
+    all: &BTreeMap<String, Rules>,
+    config: &InjectorConfig,
+) -> (Config, Vec<String>) {
+    let mut proxy = config.proxy.clone();
+    proxy.probes = Some(names::PROBES_FILE.into());
+    let mut problems = Vec::new();
+    let own = config
+        .exceptions
+        .iter()
+        .filter(|exception| exception.namespaces.iter().any(|name| name == namespace));
+    proxy
+        .exceptions
+        .extend(own.map(|exception| exception.exception.clone()));
+    for (owner, rules) in all {
+        for rule in &rules.services {
+            let claimed_too = all
+                .iter()
+                .filter(|(other, _)| *other != owner)
+                .find(|(_, other)| other.services.iter().any(|other| overlap(rule, other)));
+            let problem = match claimed_too {
+                Some((other, _)) => Some(format!(
+                    "{}: {} is claimed by the namespace {other} as well: only the Service's own namespace may",
+                    names::SERVICES,
+                    rule.destination
+                )),
+                None => refused(&proxy, |proxy| proxy.mesh.services.push(rule.clone())),
+            };
+            match problem {
+                None => proxy.mesh.services.push(rule.clone()),
+                // Said where it was declared.
+                Some(problem) if owner == namespace => problems.push(problem),
+                Some(_) => {}
+            }
+        }
+    }
+    if let Some(rules) = all.get(namespace) {
+        proxy.inbound.allow.extend(rules.inbound.iter().cloned());
+        problems.extend(rules.problems.iter().cloned());
+    }
+    (proxy, problems)
+}
+
+fn parse<T: DeserializeOwned>(
+    name: &str,
+    annotations: &BTreeMap<String, String>,
+    problems: &mut Vec<String>,
+) -> Vec<T> {
+    let Some(text) = annotations.get(name) else {
+        return Vec::new();
+    };
+    if text.len() > MAX_BYTES {
+        problems.push(format!(
+            "{name}: larger than {MAX_BYTES} bytes: write fewer rules"
+        ));
+        return Vec::new();
+    }
+    match serde_saphyr::from_str::<Vec<T>>(text) {
+        Ok(rules) if rules.len() > MOST => {
+            problems.push(format!(
+                "{name}: {} rules, and {MOST} are taken: join some",
+                rules.len()
+            ));
+            Vec::new()
+        }
+        Ok(rules) => rules,
+        Err(error) => {
+            problems.push(format!(
+                "{name}: {error}: write a YAML list as in docs/injector.md"
+            ));
+            Vec::new()
+        }
+    }
+}
+
+fn keep(name: &str, problem: Option<String>, problems: &mut Vec<String>) -> bool {
+    let good = problem.is_none();
+    problems.extend(problem.map(|problem| format!("{name}: {problem}")));
+    good
+}
+
+/// A namespace speaks for its own identities, and for single addresses only.
+fn foreign(namespace: &str, rule: &ServiceRule, config: &InjectorConfig) -> Option<String> {
+    if rule.destination.prefix_len() != rule.destination.max_prefix_len() {
+        return Some(format!(
+            "{} is a range: name each Service by its address (/32 or /128)",
+            rule.destination
+        ));
+    }
+    let domain = config.proxy.identity.trust_domains.first()?;
+    let own = format!("spiffe://{domain}/ns/{namespace}/");
+    let other = rule
+        .identities
+        .iter()
+        .find(|identity| !identity.starts_with(&own))?;
+    Some(format!(
+        "{other} is no identity of this namespace: they begin with {own}"
+    ))
+}
+
+/// What a sidecar would say to a configuration with this in it.
+fn refused(proxy: &Config, with: impl FnOnce(&mut Config)) -> Option<String> {
+    let mut proxy = proxy.clone();
+    with(&mut proxy);
+    let settings = proxy
+        .for_pod(&sample_pod("default"))
+        .and_then(Config::settings);
+    settings.err().map(|error| error.to_string())
+}
+
+fn overlap(one: &ServiceRule, other: &ServiceRule) -> bool {
+    let nets = one.destination.contains(&other.destination)
+        || other.destination.contains(&one.destination);
+    let any = one.ports.is_empty() || other.ports.is_empty();
+    nets && (any || one.ports.iter().any(|port| other.ports.contains(port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOP: &str = "spiffe://mesh.example/ns/shop/sa/web";
+
+    fn config() -> InjectorConfig {
+        let text = include_str!("config/example.yaml");
+        InjectorConfig::parse(text).unwrap().checked().unwrap()
+    }
+
+    fn read(namespace: &str, name: &str, text: &str) -> Rules {
+        let annotations = BTreeMap::from([(name.to_owned(), text.to_owned())]);
+        Rules::read(namespace, &annotations, &config())
+    }
+
+    fn service(destination: &str, identity: &str) -> String {
+        format!("[{{ destination: {destination}, ports: [80], identities: [\"{identity}\"] }}]")
+    }
+
+    #[test]
+    fn what_a_namespace_says_of_its_services_reaches_all_and_of_its_pods_itself_alone() {
+        let mut shop = read("shop", names::SERVICES, &service("198.19.0.77/32", SHOP));
+        shop.inbound = read(
+            "shop",
+            names::INBOUND,
+            "[{ from: [\"spiffe://mesh.example/ns/front/**\"] }]",
+        )
+        .inbound;
+        let all = BTreeMap::from([
+            ("shop".to_owned(), shop),
+            ("front".to_owned(), Rules::default()),
+        ]);
+        for (namespace, allowed) in [("shop", 1), ("front", 0)] {
+            let (proxy, problems) = configuration(namespace, &all, &config());
+            assert_eq!(problems, Vec::<String>::new());
+            assert_eq!(proxy.mesh.services.len(), 3);
+            assert_eq!(proxy.inbound.allow.len(), allowed);
+        }
+    }
+
+    #[test]
+    fn what_a_namespace_may_not_say_is_left_out_and_said() {
+        for (text, problem) in [
+            (service("198.19.0.0/24", SHOP), "198.19.0.0/24 is a range"),
+            (
+                service("198.19.0.77/32", "spiffe://mesh.example/ns/shopping/sa/web"),
+                "no identity of this namespace",
+            ),
+            (
+                service("198.19.0.77/32", "spiffe://mesh.example/**"),
+                "no identity of this namespace",
+            ),
+            (
+                service("198.19.0.10/32", SHOP).replace("80", "443"),
+                "198.19.0.10/32",
+            ),
+            ("{ not: a list }".to_owned(), "write a YAML list"),
+            ("[{ destination: 198.19.0.77/32 }]".to_owned(), "identities"),
+            (format!("[{}]", " ".repeat(MAX_BYTES)), "larger than"),
+        ] {
+            let rules = read("shop", names::SERVICES, &text);
+            assert!(rules.services.is_empty(), "{text}");
+            let said = rules.problems.join(" ");
+            assert!(
+                said.contains(problem) && said.starts_with(names::SERVICES),
+                "{said}"
+            );
+        }
+        let rules = read(
+            "shop",
+            names::INBOUND,
+            "[{ from: [nonsense] }, { from: [\"spiffe://a.example/*\"] }]",
+        );
+        assert_eq!((rules.inbound.len(), rules.problems.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_two_namespaces_claim_neither_has_and_both_are_told() {
+        let claim = |namespace: &str| {
+            let identity = format!("spiffe://mesh.example/ns/{namespace}/sa/web");
+            (
+                namespace.to_owned(),
+                read(
+                    namespace,
+                    names::SERVICES,
+                    &service("198.19.0.77/32", &identity),
+                ),
+            )
+        };
+        let all = BTreeMap::from([claim("shop"), claim("other")]);
+        for (namespace, other) in [("shop", "other"), ("other", "shop")] {
+            let (proxy, problems) = configuration(namespace, &all, &config());
+            assert_eq!(proxy.mesh.services.len(), 2);
+            assert!(
+                problems[0].contains(&format!("the namespace {other}")),
+                "{problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_exception_for_a_namespace_is_in_no_others_configuration() {
+        let all = BTreeMap::new();
+        for (namespace, exceptions) in [("billing", 2), ("shop", 1)] {
+            let (proxy, _) = configuration(namespace, &all, &config());
+            assert_eq!(proxy.exceptions.len(), exceptions, "{namespace}");
+        }
+    }
+}
