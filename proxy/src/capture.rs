@@ -9,6 +9,8 @@ mod destination;
 pub mod prove;
 mod rules;
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -53,6 +55,11 @@ pub struct ExceptionSpec {
     pub ports: Vec<u16>,
     /// When it ends.
     pub expires: OffsetDateTime,
+}
+
+/// Whether capture is proven by connections to this address; no workload has it.
+pub fn is_proof_address(ip: IpAddr) -> bool {
+    prove::addresses().contains(&ip)
 }
 
 impl CaptureSpec {

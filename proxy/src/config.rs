@@ -5,6 +5,7 @@
 //! [`Config::settings`] checks it as a whole and gives [`Settings`], which the rest of the proxy
 //! uses. Nothing else in the proxy reads the file.
 
+mod evidence;
 mod revocation;
 mod settings;
 mod types;
@@ -14,14 +15,15 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use evidence::EvidenceSettings;
 pub use revocation::RevocationSettings;
 pub use settings::Settings;
 pub(crate) use settings::{check_net, patterns};
 pub use types::{
-    CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, ExceptionKind,
+    CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, EvidenceSection, ExceptionKind,
     ExceptionRule, GenerateKey, IdentitySection, InboundRule, InboundSection, KeySection,
-    LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, Ports,
-    ResumptionSection, RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection,
+    LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, PodSection, Ports,
+    ResumptionSection, RetentionSection, RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection,
     VaultCertificateSection, VaultClientSection, VaultJwtSection, VaultPkiSection, VaultSection,
     VaultTokenFileSection, VaultTransitSection,
 };

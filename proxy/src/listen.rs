@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Ports;
-use crate::observe::{Begun, Ending};
+use crate::observe::{Ending, Observer};
 
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -67,6 +67,7 @@ pub(crate) async fn accept<F>(
     listener: TcpListener,
     direction: Direction,
     places: Arc<Semaphore>,
+    observer: Observer,
     serve: F,
 ) where
     F: Fn(TcpStream, SocketAddr, OwnedSemaphorePermit),
@@ -78,7 +79,7 @@ pub(crate) async fn accept<F>(
                 pause = Duration::from_millis(5);
                 match places.clone().try_acquire_owned() {
                     Ok(place) => serve(socket, source, place),
-                    Err(_) => refuse(socket, source, direction),
+                    Err(_) => refuse(socket, source, direction, &observer),
                 }
             }
             Err(error) if is_of_the_connection(&error) => {}
@@ -93,10 +94,11 @@ pub(crate) async fn accept<F>(
     }
 }
 
-fn refuse(socket: TcpStream, source: SocketAddr, direction: Direction) {
+fn refuse(socket: TcpStream, source: SocketAddr, direction: Direction, observer: &Observer) {
     let destination = socket.local_addr().unwrap_or(source);
     reset(socket);
-    Begun::now(direction, source, destination).end(Ending::refused(
+    let begun = observer.begin(direction, source, destination);
+    begun.end(Ending::refused(
         "overloaded",
         "limits.connections is reached: raise it, or run more replicas",
     ));

@@ -26,6 +26,9 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "/etc/sealwire/proxy.yaml")]
         config: PathBuf,
+        /// The node that the pod runs on, for evidence. Kubernetes fills it in: $(NODE_NAME).
+        #[arg(long)]
+        node: Option<String>,
     },
     /// Applies the kernel's capture rules and ends. Needs NET_ADMIN.
     Capture {
@@ -68,7 +71,7 @@ fn main() {
 impl Command {
     fn execute(self) -> anyhow::Result<Exit> {
         match self {
-            Self::Run { config } => return run::run(&config),
+            Self::Run { config, node } => return run::run(&config, node.as_deref()),
             Self::Capture { remove: true, .. } => capture::remove()?,
             Self::Capture { config, print, .. } => {
                 let spec = Config::load(&config)?.settings()?.capture;

@@ -1,12 +1,15 @@
-//! From a record to what people and machines see: one log line and the metrics, both made from
-//! the record alone.
+//! From a record to what people and machines see: one log line, the metrics and evidence, all made
+//! from the record alone.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use sealwire_link::{Direction, LinkFacts, Moved, Outcome, Record, Treatment};
+use sealwire_link::{Direction, LinkFacts, LiveLink, Moved, Outcome, Record, Treatment};
 use time::OffsetDateTime;
+
+use crate::evidence::Reporter;
 
 /// Bounds of the buckets of durations, in seconds: from a resumed handshake to a slow HSM's.
 const SECONDS: [f64; 11] = [
@@ -142,13 +145,22 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
+/// Whoever is told of connections, beside the log and the metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Observer {
+    /// Writes evidence, where any is written.
+    pub evidence: Option<Arc<Reporter>>,
+}
+
 /// A connection that has begun, and of which a record is due.
 #[derive(Debug)]
-pub struct Begun {
+pub struct Begun<'a> {
+    observer: &'a Observer,
     direction: Direction,
     source: SocketAddr,
     destination: SocketAddr,
     opened: OffsetDateTime,
+    link: Option<Arc<LiveLink>>,
 }
 
 /// How a connection went.
@@ -182,20 +194,32 @@ impl Ending {
     }
 }
 
-impl Begun {
+impl Observer {
     /// A connection begins now.
-    pub fn now(direction: Direction, source: SocketAddr, destination: SocketAddr) -> Self {
-        Self {
+    pub fn begin(&self, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Begun<'_> {
+        Begun {
+            observer: self,
             direction,
             source: canonical(source),
             destination: canonical(destination),
             opened: OffsetDateTime::now_utc(),
+            link: None,
         }
+    }
+}
+
+impl Begun<'_> {
+    /// It goes on over this link.
+    pub fn sealed(&mut self, link: &Arc<LiveLink>) {
+        if let Some(evidence) = &self.observer.evidence {
+            evidence.opened(link);
+        }
+        self.link = Some(link.clone());
     }
 
     /// It has ended: writes the record.
     pub fn end(self, ending: Ending) {
-        observe(&Record {
+        let record = Record {
             direction: self.direction,
             source: self.source,
             destination: self.destination,
@@ -206,13 +230,13 @@ impl Begun {
             opened: self.opened,
             closed: OffsetDateTime::now_utc(),
             outcome: ending.outcome,
-        });
+        };
+        count(&record);
+        log(&record);
+        if let Some(evidence) = &self.observer.evidence {
+            evidence.ended(&record, self.link.as_deref());
+        }
     }
-}
-
-fn observe(record: &Record) {
-    count(record);
-    log(record);
 }
 
 fn count(record: &Record) {

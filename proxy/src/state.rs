@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sealwire_identity::{Epoch, Renewal};
 use sealwire_keys::{KeyHealth, VaultFigures};
@@ -32,10 +33,12 @@ pub enum Need {
     Certificate,
     /// The kernel's capture rules work.
     Capture,
+    /// Evidence is written, where the configuration requires it.
+    Evidence,
 }
 
 impl Need {
-    /// All of them.
+    /// Those that every proxy has.
     pub const ALL: [Self; 3] = [Self::Key, Self::Certificate, Self::Capture];
 
     /// Name in health and metrics.
@@ -44,6 +47,7 @@ impl Need {
             Self::Key => "key",
             Self::Certificate => "certificate",
             Self::Capture => "capture",
+            Self::Evidence => "evidence",
         }
     }
 }
@@ -67,6 +71,10 @@ pub struct State {
     key: Mutex<Option<KeyHealth>>,
     online: Mutex<Online>,
     renew: AtomicBool,
+    /// Whether a revocation list names the own certificate.
+    revoked: AtomicBool,
+    /// Who is told of every snapshot.
+    listener: OnceLock<Sender<Arc<InForce>>>,
     /// As it was last said in the log.
     ready: AtomicBool,
     draining: watch::Sender<bool>,
@@ -110,6 +118,8 @@ impl State {
             key: Mutex::default(),
             online: Mutex::default(),
             renew: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
+            listener: OnceLock::new(),
             ready: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
@@ -151,7 +161,30 @@ impl State {
 
     /// Puts a snapshot in force.
     pub fn publish(&self, in_force: InForce) {
-        self.in_force.send_replace(Some(Arc::new(in_force)));
+        let in_force = Arc::new(in_force);
+        self.revoked.store(false, Ordering::Relaxed);
+        self.in_force.send_replace(Some(in_force.clone()));
+        if let Some(listener) = self.listener.get() {
+            // Whoever does not listen any more needs nothing.
+            let _ = listener.send(in_force);
+        }
+    }
+
+    /// Tells of every snapshot that is put in force from now on. Whoever looks at what is in force
+    /// from time to time misses those that were so in between. There is one listener.
+    pub fn listen(&self, listener: Sender<Arc<InForce>>) {
+        let _ = self.listener.set(listener);
+    }
+
+    /// A revocation list names the own certificate.
+    pub fn is_revoked(&self, problem: String) {
+        self.revoked.store(true, Ordering::Relaxed);
+        self.set(Need::Certificate, Condition::Unmet(problem));
+    }
+
+    /// Whether a revocation list names the own certificate.
+    pub fn revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
     }
 
     /// Waits until a snapshot is in force.

@@ -74,7 +74,7 @@ impl ProofDesk {
     /// Reports a connection that arrived at the outbound port; true when it was one to a reserved
     /// address, which goes no further.
     pub fn claim(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        if !proof_addresses().contains(&destination.ip()) {
+        if !addresses().contains(&destination.ip()) {
             return false;
         }
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,7 +92,7 @@ impl ProofDesk {
     /// See [`ProofError`].
     pub async fn prove(&self) -> Result<Proof, ProofError> {
         self.forget();
-        let [v4, v6] = proof_addresses().map(|ip| SocketAddr::new(ip, PORT));
+        let [v4, v6] = addresses().map(|ip| SocketAddr::new(ip, PORT));
         self.prove_tcp(v4).await?;
         let ipv6 = self.prove_tcp(v6).await?;
         prove_udp(v4).await?;
@@ -183,7 +183,8 @@ async fn prove_udp(destination: SocketAddr) -> Result<(), ProofError> {
     }
 }
 
-fn proof_addresses() -> [IpAddr; 2] {
+/// The reserved addresses.
+pub(super) fn addresses() -> [IpAddr; 2] {
     [PROOF_V4, PROOF_V6].map(|text| text.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 

@@ -1,6 +1,7 @@
 //! The configuration as it is written. Doc comments here become the reference
 //! (`docs/configuration.md`) and the descriptions in the JSON Schema.
 
+mod evidence;
 mod vault;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+pub use self::evidence::{EvidenceSection, PodSection, RetentionSection};
 pub use self::vault::{
     VaultAppRoleSection, VaultAuthSection, VaultCertificateSection, VaultClientSection,
     VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection, VaultTransitSection,
@@ -51,6 +53,10 @@ pub struct Config {
     /// Bounds of everything that can grow. Changing them needs a restart.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// Evidence for auditors: what was sealed, by whose key, and what else moved. None is written
+    /// without this section. Changing it needs a restart.
+    #[serde(default)]
+    pub evidence: Option<EvidenceSection>,
     /// How the proxy ends.
     #[serde(default)]
     pub drain: DrainSection,
