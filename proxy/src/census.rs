@@ -53,7 +53,7 @@ pub struct Taker {
 /// A census, and what follows from it.
 #[derive(Clone, Debug)]
 pub struct Taken {
-    /// As it stands in evidence.
+    /// As it stands in evidence; what the proxy moved is for others to say.
     pub record: record::Census,
     /// Datagrams that processes of the pod tried to send since the census before, and that were
     /// kept from leaving; those of the proxy's own proofs among them.
@@ -61,11 +61,16 @@ pub struct Taken {
 }
 
 impl Taker {
+    /// Notes what the kernel has counted so far, as a census would.
+    pub fn begin(&mut self) {
+        self.before = Counters::read().ok();
+    }
+
     /// Takes a census. `know` says what the proxy knows, and is asked after the kernel was: what
     /// the proxy opens meanwhile is then among what it knows.
     ///
     /// Blocks for some milliseconds.
-    pub fn take(&mut self, moved: Moved, know: impl Fn() -> Known) -> Taken {
+    pub fn take(&mut self, know: impl Fn() -> Known) -> Taken {
         let begun = Instant::now();
         let taken = OffsetDateTime::now_utc();
         let mut look = Look::take();
@@ -104,8 +109,8 @@ impl Taker {
             unaccounted_more: length(suspects.len().saturating_sub(MAX_LISTED)) + others,
             interfaces: now.map_or_else(Vec::new, |now| now.interfaces(before.as_ref())),
             protocols: now.map_or_else(Vec::new, |now| now.protocols(before.as_ref())),
-            sealed: moved.sealed,
-            excepted: moved.excepted,
+            sealed: record::Bytes::default(),
+            excepted: record::Bytes::default(),
             unavailable: look.unavailable,
         };
         Taken {
@@ -115,15 +120,6 @@ impl Taker {
                 .map_or(0, |(now, before)| now.kept_from_leaving(before)),
         }
     }
-}
-
-/// What the proxy moved since the census before.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moved {
-    /// On sealed links.
-    pub sealed: record::Bytes,
-    /// For declared exceptions.
-    pub excepted: record::Bytes,
 }
 
 fn confirmed(suspects: Vec<Socket>, know: &impl Fn() -> Known) -> Vec<Socket> {
@@ -256,7 +252,7 @@ mod tests {
         // Sends nothing. Where there is no route, there is no such socket either.
         let routed = stray.connect("192.0.2.1:9").is_ok();
         let mut taker = Taker::default();
-        let census = taker.take(Moved::default(), known).record;
+        let census = taker.take(known).record;
         let count = |protocol, class| {
             let mut counts = census.sockets.iter();
             let found = counts.find(|count| count.protocol == protocol && count.class == class);
@@ -273,7 +269,7 @@ mod tests {
         assert!(!unavailable.iter().any(|what| *what == "counters"), "{unavailable:?}");
         assert!(!unavailable.iter().any(|what| what.contains("tcp")), "{unavailable:?}");
         assert!(census.protocols.iter().all(|grown| grown.absolute));
-        let next = taker.take(Moved::default(), known).record;
+        let next = taker.take(known).record;
         assert!(next.protocols.iter().all(|grown| !grown.absolute));
     }
 }

@@ -15,6 +15,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 pub use evidence::EvidenceSettings;
 pub use revocation::RevocationSettings;
 pub use settings::Settings;
@@ -98,8 +100,14 @@ impl Config {
     /// [`ConfigError::Syntax`], without quoting the file: it may hold what should not be in it.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let options = serde_saphyr::options! { with_snippet: false };
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| ConfigError::Syntax {
+        let parsed = serde_saphyr::from_str_with_options(text, options);
+        let parsed: Self = parsed.map_err(|error| ConfigError::Syntax {
             message: error.to_string(),
+        })?;
+        let digest = Sha256::digest(text);
+        Ok(Self {
+            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            ..parsed
         })
     }
 }

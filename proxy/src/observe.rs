@@ -9,7 +9,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use sealwire_link::{Direction, LinkFacts, LiveLink, Moved, Outcome, Record, Treatment};
 use time::OffsetDateTime;
 
-use crate::evidence::Reporter;
+use crate::evidence::{Reporter, Told};
+use crate::passing::Passage;
 
 /// Bounds of the buckets of durations, in seconds: from a resumed handshake to a slow HSM's.
 const SECONDS: [f64; 11] = [
@@ -142,7 +143,49 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "sealwire_development",
         "1 when development is allowed by the configuration"
     );
+    describe_evidence();
     Ok(handle)
+}
+
+fn describe_evidence() {
+    describe_gauge!(
+        "sealwire_evidence_written",
+        "1 while the log of evidence takes records"
+    );
+    describe_gauge!(
+        "sealwire_evidence_covered_until_seconds",
+        "End of the last window that is written, seconds since 1970"
+    );
+    describe_gauge!(
+        "sealwire_evidence_unsigned_since_seconds",
+        "Since when records wait for a signature that is due, seconds since 1970; 0 when none is"
+    );
+    describe_gauge!(
+        "sealwire_evidence_unsigned_records",
+        "Records that no checkpoint covers yet"
+    );
+    describe_gauge!("sealwire_evidence_log_records", "Records in the log, those that were dropped by age or size among them");
+    describe_gauge!("sealwire_evidence_log_bytes", "Bytes that the log's full bundles take");
+    describe_counter!(
+        "sealwire_evidence_records_lost_total",
+        "Records that were lost; a gap in the log says so"
+    );
+    describe_counter!(
+        "sealwire_evidence_checkpoints_total",
+        "Checkpoints that the key has signed"
+    );
+    describe_counter!(
+        "sealwire_evidence_signatures_total",
+        "Signatures asked of the key for evidence"
+    );
+    describe_gauge!(
+        "sealwire_census_unaccounted_sockets",
+        "Sockets in the pod that nobody accounts for, at the last census"
+    );
+    describe_histogram!(
+        "sealwire_census_seconds",
+        "Time that a census took"
+    );
 }
 
 /// Whoever is told of connections, beside the log and the metrics.
@@ -160,7 +203,8 @@ pub struct Begun<'a> {
     source: SocketAddr,
     destination: SocketAddr,
     opened: OffsetDateTime,
-    link: Option<Arc<LiveLink>>,
+    /// The link that it goes over, once evidence is told of it.
+    told: Option<Told>,
 }
 
 /// How a connection went.
@@ -203,7 +247,7 @@ impl Observer {
             source: canonical(source),
             destination: canonical(destination),
             opened: OffsetDateTime::now_utc(),
-            link: None,
+            told: None,
         }
     }
 }
@@ -211,10 +255,14 @@ impl Observer {
 impl Begun<'_> {
     /// It goes on over this link.
     pub fn sealed(&mut self, link: &Arc<LiveLink>) {
-        if let Some(evidence) = &self.observer.evidence {
-            evidence.opened(link);
-        }
-        self.link = Some(link.clone());
+        let evidence = self.observer.evidence.as_ref();
+        self.told = evidence.map(|evidence| evidence.opened(link));
+    }
+
+    /// An exception lets it through from now on.
+    pub fn passes(&mut self, passage: &Arc<Passage>) {
+        let evidence = self.observer.evidence.as_ref();
+        self.told = evidence.map(|_| Told::Passage(passage.clone()));
     }
 
     /// It has ended: writes the record.
@@ -234,7 +282,7 @@ impl Begun<'_> {
         count(&record);
         log(&record);
         if let Some(evidence) = &self.observer.evidence {
-            evidence.ended(&record, self.link.as_deref());
+            evidence.ended(&record, self.told.as_ref());
         }
     }
 }

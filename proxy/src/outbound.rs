@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealwire_link::{
-    CloseReason, Direction, Ended, Links, Request, Treatment, prepare, relay_plain, reset,
+    CloseReason, Direction, Ended, Links, Moving, Request, Treatment, prepare, relay_plain, reset,
 };
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
@@ -15,7 +15,7 @@ use crate::capture::original_destination;
 use crate::capture::prove::ProofDesk;
 use crate::config::{ExceptionKind, ExceptionRule};
 use crate::observe::{Begun, Ending, Observer};
-use crate::passing::Passing;
+use crate::passing::{Passage, Passing};
 use crate::observed_tls;
 use crate::policy::Decision;
 use crate::state::{InForce, State};
@@ -77,7 +77,7 @@ impl Outbound {
             .decide(destination, OffsetDateTime::now_utc())
         {
             Decision::Refuse(refusal) => Err((app, Ending::refused(refusal.reason(), refusal))),
-            Decision::Except(rule) => self.except(app, rule, destination).await,
+            Decision::Except(rule) => self.except(app, rule, destination, begun).await,
             Decision::Seal(naming) => {
                 let request = Request {
                     destination,
@@ -121,6 +121,7 @@ impl Outbound {
         mut app: TcpStream,
         rule: &ExceptionRule,
         destination: SocketAddr,
+        begun: &mut Begun<'_>,
     ) -> Served {
         let deadline = tokio::time::Instant::now() + self.links.limits().handshake;
         let connecting = tokio::time::timeout_at(deadline, TcpStream::connect(destination));
@@ -129,10 +130,9 @@ impl Outbound {
             Ok(Err(error)) => return Err((app, Ending::refused("unreachable", error))),
             Err(_) => return Err((app, Ending::refused("deadline", "connecting took too long"))),
         };
-        let passes = match prepare(&far).and_then(|()| self.passing.enter(&far)) {
-            Ok(passes) => passes,
-            Err(error) => return Err((app, Ending::refused("interrupted", error))),
-        };
+        if let Err(error) = prepare(&far) {
+            return Err((app, Ending::refused("interrupted", error)));
+        }
         let mut observed = None;
         if rule.kind == ExceptionKind::RequireTls {
             let watching = observed_tls::pass_handshake(&mut app, &mut far);
@@ -154,11 +154,22 @@ impl Outbound {
         let (observed_tls, hello) = observed
             .map(|seen| (seen.description, seen.forwarded))
             .unzip();
+        let passage = Passage {
+            rule: rule.name.clone(),
+            destination,
+            observed_tls: observed_tls.clone(),
+            moved: Moving::default(),
+        };
+        let passes = match self.passing.enter(&far, passage) {
+            Ok(passes) => passes,
+            Err(error) => return Err((app, Ending::refused("interrupted", error))),
+        };
+        begun.passes(&passes.passage);
         let half_closed_idle = self.links.limits().half_closed_idle;
-        let over = self.over(rule);
-        let ended = relay_plain(app, far, half_closed_idle, over, passes.moving()).await;
+        let (over, moving) = (self.over(rule), &passes.passage.moved);
+        let ended = relay_plain(app, far, half_closed_idle, over, moving).await;
         let moved = ended.moved + hello.unwrap_or_default();
-        passes.moving().is_at(moved);
+        moving.is_at(moved);
         Ok(Ending {
             treatment,
             link: None,

@@ -1,77 +1,72 @@
-//! What declared exceptions let through at this moment: the proxy's own ends of those connections,
-//! by which the census knows them, and how much they have moved. The outbound side enters them.
+//! What declared exceptions let through at this moment: by the proxy's own ends the census knows
+//! these connections, and evidence says what they move while they last. The outbound side enters
+//! them.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sealwire_link::{Moved, Moving};
+use sealwire_link::Moving;
 use tokio::net::TcpStream;
 
 /// Connections that exceptions let through, as many as are open.
 #[derive(Debug, Default)]
-pub struct Passing(Mutex<Open>);
+pub struct Passing(Mutex<HashMap<SocketAddr, Arc<Passage>>>);
 
-#[derive(Debug, Default)]
-struct Open {
-    now: HashMap<SocketAddr, Arc<Moving>>,
-    /// What those have moved that ended since somebody asked.
-    ended: Moved,
+/// A connection that passes.
+#[derive(Debug)]
+pub struct Passage {
+    /// Name of the exception.
+    pub rule: String,
+    /// Where it goes.
+    pub destination: SocketAddr,
+    /// What the application's own TLS negotiated, where that is demanded.
+    pub observed_tls: Option<String>,
+    /// What it has moved so far.
+    pub moved: Moving,
 }
 
 impl Passing {
     /// Enters a connection to the far side, until what is returned is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, far: &TcpStream) -> io::Result<Passes> {
+    pub(crate) fn enter(self: &Arc<Self>, far: &TcpStream, passage: Passage) -> io::Result<Passes> {
         let near = far.local_addr()?;
-        let moving = Arc::<Moving>::default();
-        self.lock().now.insert(near, moving.clone());
+        let passage = Arc::new(passage);
+        self.lock().insert(near, passage.clone());
         Ok(Passes {
             passing: self.clone(),
             near,
-            moving,
+            passage,
         })
     }
 
-    /// The own end of each connection that is open.
+    /// The own end of each.
     pub(crate) fn ends(&self) -> Vec<SocketAddr> {
-        self.lock().now.keys().copied().collect()
+        self.lock().keys().copied().collect()
     }
 
-    /// What was moved since this was last asked.
-    pub(crate) fn account(&self) -> Moved {
-        let mut open = self.lock();
-        let ended = std::mem::take(&mut open.ended);
-        open.now.values().fold(ended, |sum, one| sum + one.account())
+    /// All of them.
+    pub(crate) fn list(&self) -> Vec<Arc<Passage>> {
+        self.lock().values().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Passage>>> {
         // Nothing under the lock can leave it half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection that passes.
+/// A connection's place among those that pass, given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Passes {
     passing: Arc<Passing>,
     near: SocketAddr,
-    moving: Arc<Moving>,
-}
-
-impl Passes {
-    /// Where it says how much it has moved.
-    pub(crate) fn moving(&self) -> &Moving {
-        &self.moving
-    }
+    pub(crate) passage: Arc<Passage>,
 }
 
 impl Drop for Passes {
     fn drop(&mut self) {
-        let mut open = self.passing.lock();
-        open.now.remove(&self.near);
-        let rest = self.moving.account();
-        open.ended = open.ended + rest;
+        self.passing.lock().remove(&self.near);
     }
 }
 
@@ -82,19 +77,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_is_among_them_while_it_lasts_and_what_it_moved_counts_once() {
+    async fn a_connection_is_among_them_while_it_lasts() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let destination = listener.local_addr().unwrap();
+        let far = TcpStream::connect(destination).await.unwrap();
         let passing = Arc::<Passing>::default();
-        let passes = passing.enter(&far).unwrap();
+        let passage = Passage {
+            rule: "old-database".to_owned(),
+            destination,
+            observed_tls: None,
+            moved: Moving::default(),
+        };
+        let passes = passing.enter(&far, passage).unwrap();
         assert_eq!(passing.ends(), [far.local_addr().unwrap()]);
-        let moved = |sent, received| Moved { sent, received };
-        passes.moving().is_at(moved(7, 1));
-        assert_eq!(passing.account(), moved(7, 1));
-        passes.moving().is_at(moved(9, 1));
+        assert_eq!(passing.list()[0].rule, "old-database");
         drop(passes);
-        assert_eq!(passing.ends(), []);
-        assert_eq!(passing.account(), moved(2, 0));
-        assert_eq!(passing.account(), moved(0, 0));
+        assert!(passing.list().is_empty() && passing.ends().is_empty());
     }
 }

@@ -2,8 +2,8 @@
 //! the prover, read by everything else.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sealwire_identity::{Epoch, Renewal};
@@ -74,11 +74,20 @@ pub struct State {
     /// Whether a revocation list names the own certificate.
     revoked: AtomicBool,
     /// Who is told of every snapshot.
-    listener: OnceLock<Sender<Arc<InForce>>>,
+    listener: OnceLock<Listener>,
     /// As it was last said in the log.
     ready: AtomicBool,
     draining: watch::Sender<bool>,
     closing: watch::Sender<bool>,
+}
+
+/// Is told of every snapshot.
+struct Listener(Box<dyn Fn(&Arc<InForce>) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 /// How it stands with what is asked over the network.
@@ -163,17 +172,17 @@ impl State {
     pub fn publish(&self, in_force: InForce) {
         let in_force = Arc::new(in_force);
         self.revoked.store(false, Ordering::Relaxed);
-        self.in_force.send_replace(Some(in_force.clone()));
-        if let Some(listener) = self.listener.get() {
-            // Whoever does not listen any more needs nothing.
-            let _ = listener.send(in_force);
+        if let Some(Listener(tell)) = self.listener.get() {
+            tell(&in_force);
         }
+        self.in_force.send_replace(Some(in_force));
     }
 
-    /// Tells of every snapshot that is put in force from now on. Whoever looks at what is in force
-    /// from time to time misses those that were so in between. There is one listener.
-    pub fn listen(&self, listener: Sender<Arc<InForce>>) {
-        let _ = self.listener.set(listener);
+    /// Has `tell` called with every snapshot that is put in force from now on, before anything is
+    /// sealed under it: whoever looks from time to time would miss those in between. It must not
+    /// block. There is one listener.
+    pub fn listen(&self, tell: impl Fn(&Arc<InForce>) + Send + Sync + 'static) {
+        let _ = self.listener.set(Listener(Box::new(tell)));
     }
 
     /// A revocation list names the own certificate.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netlink, socket};
 use sealwire_evidence::record::SocketClass;
-use sealwire_proxy::census::{Known, Moved, Taker};
+use sealwire_proxy::census::{Known, Taker};
 use sealwire_proxy::config::Config;
 use sealwire_proxy::confine::{Confinement, Measure, Report, confine};
 use time::OffsetDateTime;
@@ -125,7 +125,7 @@ fn a_census_can_be_taken() {
             now: OffsetDateTime::now_utc(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let census = Taker::default().take(Moved::default(), || known.clone()).record;
+        let census = Taker::default().take(|| known.clone()).record;
         drop(listener);
         let told: Vec<_> = census.sockets.iter().map(|count| count.class).collect();
         assert!(told.contains(&SocketClass::Listening), "{census:?}");

@@ -23,6 +23,9 @@ pub use self::vault::{
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
+    /// SHA-256 of the file as it was read, in hexadecimal.
+    #[serde(skip)]
+    pub digest: String,
     /// Allows what must never run in production, such as a key in memory. Shown in health,
     /// metrics and logs.
     #[serde(default)]
