@@ -266,8 +266,14 @@ mod tests {
         let stray = count(record::Protocol::Udp, SocketClass::Unaccounted);
         assert!(stray >= u64::from(routed));
         let unavailable: Vec<_> = census.unavailable.iter().map(|one| &one.what).collect();
-        assert!(!unavailable.iter().any(|what| *what == "counters"), "{unavailable:?}");
-        assert!(!unavailable.iter().any(|what| what.contains("tcp")), "{unavailable:?}");
+        assert!(
+            !unavailable.iter().any(|what| *what == "counters"),
+            "{unavailable:?}"
+        );
+        assert!(
+            !unavailable.iter().any(|what| what.contains("tcp")),
+            "{unavailable:?}"
+        );
         assert!(census.protocols.iter().all(|grown| grown.absolute));
         let next = taker.take(known).record;
         assert!(next.protocols.iter().all(|grown| !grown.absolute));

@@ -22,12 +22,12 @@ pub use revocation::RevocationSettings;
 pub use settings::Settings;
 pub(crate) use settings::{check_net, patterns};
 pub use types::{
-    CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, EvidenceSection, ExceptionKind,
-    ExceptionRule, GenerateKey, IdentitySection, InboundRule, InboundSection, KeySection,
-    LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, PodSection, Ports,
-    ResumptionSection, RetentionSection, RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection,
-    VaultCertificateSection, VaultClientSection, VaultJwtSection, VaultPkiSection, VaultSection,
-    VaultTokenFileSection, VaultTransitSection,
+    CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, EvidenceSection,
+    ExceptionKind, ExceptionRule, GenerateKey, IdentitySection, InboundRule, InboundSection,
+    KeySection, LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section,
+    PodSection, Ports, ResumptionSection, RetentionSection, RevocationSection, ServiceRule,
+    VaultAppRoleSection, VaultAuthSection, VaultCertificateSection, VaultClientSection,
+    VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection, VaultTransitSection,
 };
 pub use vault::{CertificatesFrom, KeyIn, PkiSettings, TransitSettings};
 

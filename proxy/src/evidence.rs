@@ -14,8 +14,8 @@ mod reporter;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,7 @@ use metrics::{counter, gauge};
 use rustix::rand::{GetRandomFlags, getrandom};
 use sealwire_evidence::record::{Boot, Gap, GapCause, Pod, Start, Stop, Timestamp};
 use sealwire_evidence::{
-    Evidence as Log, EvidenceConfig, Figures, LogConfig, LogError, RetentionLimits, SystemClock,
-    origin_of,
+    Evidence as Log, EvidenceConfig, Figures, LogConfig, RetentionLimits, SystemClock, origin_of,
 };
 use sealwire_link::Registry;
 use sha2::{Digest, Sha256};
@@ -276,7 +275,9 @@ impl Work {
         if self.prepared.settings.required {
             state.set(
                 Need::Evidence,
-                storage.map_or(Condition::Met, |problem| Condition::Unmet(problem.to_owned())),
+                storage.map_or(Condition::Met, |problem| {
+                    Condition::Unmet(problem.to_owned())
+                }),
             );
         }
         let note = match (storage, key) {
@@ -309,7 +310,12 @@ impl Prepared {
             }
         };
         read()?;
-        Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(
+            hash.finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
     }
 }
 
@@ -318,13 +324,21 @@ fn show(figures: &Figures) {
         gauge!(name).set(f64::from(u32::try_from(value).unwrap_or(u32::MAX)));
     };
     let seconds = |moment: Option<Timestamp>| {
-        moment.map_or(0, |moment| u64::try_from(moment.get().unix_timestamp()).unwrap_or_default())
+        moment.map_or(0, |moment| {
+            u64::try_from(moment.get().unix_timestamp()).unwrap_or_default()
+        })
     };
     set("sealwire_evidence_log_records", figures.log.records);
     set("sealwire_evidence_log_bytes", figures.log.bytes);
     set("sealwire_evidence_unsigned_records", figures.log.pending);
-    set("sealwire_evidence_covered_until_seconds", seconds(figures.covered_until));
-    set("sealwire_evidence_unsigned_since_seconds", seconds(figures.unsigned_since));
+    set(
+        "sealwire_evidence_covered_until_seconds",
+        seconds(figures.covered_until),
+    );
+    set(
+        "sealwire_evidence_unsigned_since_seconds",
+        seconds(figures.unsigned_since),
+    );
     counter!("sealwire_evidence_records_lost_total").absolute(figures.lost);
     counter!("sealwire_evidence_checkpoints_total").absolute(figures.checkpoints);
     counter!("sealwire_evidence_signatures_total").absolute(figures.signatures);

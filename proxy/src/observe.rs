@@ -164,8 +164,14 @@ fn describe_evidence() {
         "sealwire_evidence_unsigned_records",
         "Records that no checkpoint covers yet"
     );
-    describe_gauge!("sealwire_evidence_log_records", "Records in the log, those that were dropped by age or size among them");
-    describe_gauge!("sealwire_evidence_log_bytes", "Bytes that the log's full bundles take");
+    describe_gauge!(
+        "sealwire_evidence_log_records",
+        "Records in the log, those that were dropped by age or size among them"
+    );
+    describe_gauge!(
+        "sealwire_evidence_log_bytes",
+        "Bytes that the log's full bundles take"
+    );
     describe_counter!(
         "sealwire_evidence_records_lost_total",
         "Records that were lost; a gap in the log says so"
@@ -182,10 +188,7 @@ fn describe_evidence() {
         "sealwire_census_unaccounted_sockets",
         "Sockets in the pod that nobody accounts for, at the last census"
     );
-    describe_histogram!(
-        "sealwire_census_seconds",
-        "Time that a census took"
-    );
+    describe_histogram!("sealwire_census_seconds", "Time that a census took");
 }
 
 /// Whoever is told of connections, beside the log and the metrics.
@@ -240,7 +243,12 @@ impl Ending {
 
 impl Observer {
     /// A connection begins now.
-    pub fn begin(&self, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Begun<'_> {
+    pub fn begin(
+        &self,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Begun<'_> {
         Begun {
             observer: self,
             direction,

@@ -15,8 +15,8 @@ use crate::capture::original_destination;
 use crate::capture::prove::ProofDesk;
 use crate::config::{ExceptionKind, ExceptionRule};
 use crate::observe::{Begun, Ending, Observer};
-use crate::passing::{Passage, Passing};
 use crate::observed_tls;
+use crate::passing::{Passage, Passing};
 use crate::policy::Decision;
 use crate::state::{InForce, State};
 
@@ -52,7 +52,9 @@ impl Outbound {
         if self.desk.claim(source, destination) {
             return;
         }
-        let mut begun = self.observer.begin(Direction::Outbound, source, destination);
+        let mut begun = self
+            .observer
+            .begin(Direction::Outbound, source, destination);
         let ending = match (prepare(&app), self.state.flowing()) {
             (Err(error), _) => Err((app, Ending::refused("interrupted", error))),
             (_, Err(missing)) => Err((app, Ending::refused("not_ready", missing))),
@@ -191,7 +193,9 @@ impl Outbound {
     fn refuse_unredirected(&self, app: TcpStream, source: SocketAddr, why: impl ToString) {
         let destination = app.local_addr().unwrap_or(source);
         reset(app);
-        let begun = self.observer.begin(Direction::Outbound, source, destination);
+        let begun = self
+            .observer
+            .begin(Direction::Outbound, source, destination);
         begun.end(Ending::refused("not_captured", why));
     }
 }

@@ -2,6 +2,7 @@
 //! then the proxy locks itself in, and only then are threads started and the vendor's module
 //! loaded.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -92,7 +93,9 @@ pub fn run(path: &Path, node: Option<&str>) -> anyhow::Result<Exit> {
         passing: Arc::default(),
         desk: Arc::default(),
     };
-    let evidence = evidence.map(|evidence| proxy.begin_evidence(evidence)).transpose()?;
+    let evidence = evidence
+        .map(|evidence| proxy.begin_evidence(evidence))
+        .transpose()?;
     let observer = Observer {
         evidence: evidence.as_ref().map(Evidence::reporter),
     };
@@ -124,8 +127,14 @@ impl From<Exit> for Served {
 
 fn stop_of(ended: &anyhow::Result<Served>, open: usize) -> Stop {
     let (cause, detail) = match ended {
-        Ok(Served { exit: Exit::Drained, cut: false }) => (StopCause::Drained, String::new()),
-        Ok(Served { exit: Exit::Drained, cut: true }) => (
+        Ok(Served {
+            exit: Exit::Drained,
+            cut: false,
+        }) => (StopCause::Drained, String::new()),
+        Ok(Served {
+            exit: Exit::Drained,
+            cut: true,
+        }) => (
             StopCause::DrainTimeout,
             "the drain time was over: what was still open has been closed".to_owned(),
         ),
@@ -151,7 +160,7 @@ fn abandon(runtimes: [Runtime; 2]) {
 /// first.
 const MAKING_NICENESS: i32 = 5;
 
-fn runtime(name: &str, threads: usize, niceness: i32) -> std::io::Result<Runtime> {
+fn runtime(name: &str, threads: usize, niceness: i32) -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name(name)
@@ -193,7 +202,12 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
         (KeySection::Memory(section), _) => read.extend(section.file.parent().map(Path::to_owned)),
         _ => {}
     }
-    write.extend(settings.evidence.iter().map(|evidence| evidence.directory.clone()));
+    write.extend(
+        settings
+            .evidence
+            .iter()
+            .map(|evidence| evidence.directory.clone()),
+    );
     Confinement {
         landlock: config.confinement.landlock,
         seccomp: config.confinement.seccomp,
@@ -218,10 +232,9 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn begin_evidence(&self, prepared: evidence::Prepared) -> anyhow::Result<Evidence> {
+    fn begin_evidence(&self, prepared: evidence::Prepared) -> io::Result<Evidence> {
         prepared.start(evidence::Parts {
             settings: self.settings.clone(),
-            config: &self.text,
             state: self.state.clone(),
             registry: self.registry.clone(),
             passing: self.passing.clone(),
@@ -416,7 +429,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -82,7 +82,9 @@ pub struct State {
 }
 
 /// Is told of every snapshot.
-struct Listener(Box<dyn Fn(&Arc<InForce>) + Send + Sync>);
+struct Listener(Box<Tell>);
+
+type Tell = dyn Fn(&Arc<InForce>) + Send + Sync;
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

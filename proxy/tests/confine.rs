@@ -130,7 +130,10 @@ fn a_census_can_be_taken() {
         let told: Vec<_> = census.sockets.iter().map(|count| count.class).collect();
         assert!(told.contains(&SocketClass::Listening), "{census:?}");
         let missing = |what: &&str| census.unavailable.iter().any(|one| one.what == *what);
-        let missing: Vec<_> = ["sockets", "counters", "other sockets"].iter().filter(|what| missing(what)).collect();
+        let missing: Vec<_> = ["sockets", "counters", "other sockets"]
+            .iter()
+            .filter(|what| missing(what))
+            .collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 }

@@ -120,7 +120,10 @@ impl Moving {
     /// asks and when.
     pub fn account(&self) -> Moved {
         // Nothing under the lock can leave it half changed.
-        let mut accounted = self.accounted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounted = self
+            .accounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let before = *accounted;
         *accounted = self.so_far();
         Moved {

@@ -48,7 +48,9 @@ impl<'a> Classes<'a> {
         let is_ours = |socket: &Socket| socket.inode == 0 || socket.uid == Some(config.capture.uid);
         Self {
             known,
-            ends: connected().map(|(_, local, remote)| (local, remote)).collect(),
+            ends: connected()
+                .map(|(_, local, remote)| (local, remote))
+                .collect(),
             captured: connected()
                 .filter(|(one, local, _)| local.port() == config.ports.outbound && is_ours(one))
                 .map(|(_, _, remote)| remote)
@@ -223,8 +225,14 @@ mod tests {
         let app = socket(APP, "10.64.0.2:50000", "203.0.113.1:80");
         assert_eq!(class(std::slice::from_ref(&app)), Class::Unaccounted);
         let proxy = socket(PROXY, "127.0.0.1:15001", "10.64.0.2:50000");
-        assert_eq!(class(&[app.clone(), proxy.clone()]), Class::ApplicationToProxy);
-        assert_eq!(class(&[proxy.clone(), app.clone()]), Class::ApplicationToProxy);
+        assert_eq!(
+            class(&[app.clone(), proxy.clone()]),
+            Class::ApplicationToProxy
+        );
+        assert_eq!(
+            class(&[proxy.clone(), app.clone()]),
+            Class::ApplicationToProxy
+        );
         let waiting = Socket {
             inode: 0,
             uid: None,
@@ -243,7 +251,10 @@ mod tests {
     fn what_the_proxy_hands_over_is_known_at_both_ends() {
         let app = socket(APP, "10.64.0.2:8080", "127.0.0.6:40000");
         let proxy = socket(PROXY, "127.0.0.6:40000", "10.64.0.2:8080");
-        assert_eq!(class(&[app.clone(), proxy.clone()]), Class::ApplicationToProxy);
+        assert_eq!(
+            class(&[app.clone(), proxy.clone()]),
+            Class::ApplicationToProxy
+        );
         assert_eq!(class(&[proxy, app]), Class::ApplicationToProxy);
     }
 
@@ -253,7 +264,10 @@ mod tests {
         assert_eq!(class(std::slice::from_ref(&one)), Class::Unaccounted);
         let other = socket(APP, "10.64.0.2:9000", "10.64.0.2:50000");
         assert_eq!(class(&[one, other]), Class::Loopback);
-        assert_eq!(class(&[socket(APP, "127.0.0.1:1", "127.0.0.1:2")]), Class::Loopback);
+        assert_eq!(
+            class(&[socket(APP, "127.0.0.1:1", "127.0.0.1:2")]),
+            Class::Loopback
+        );
     }
 
     #[test]
@@ -266,15 +280,26 @@ mod tests {
 
     #[test]
     fn a_datagram_socket_to_elsewhere_is_unaccounted_and_one_to_nobody_is_not() {
-        assert_eq!(class(&[udp("10.64.0.2:1", Some("192.0.2.1:443"))]), Class::Unaccounted);
+        assert_eq!(
+            class(&[udp("10.64.0.2:1", Some("192.0.2.1:443"))]),
+            Class::Unaccounted
+        );
         // An exception for TCP is none for UDP.
-        assert_eq!(class(&[udp("10.64.0.2:1", Some("203.0.113.7:5432"))]), Class::Unaccounted);
+        assert_eq!(
+            class(&[udp("10.64.0.2:1", Some("203.0.113.7:5432"))]),
+            Class::Unaccounted
+        );
         assert_eq!(class(&[udp("0.0.0.0:5353", None)]), Class::Listening);
     }
 
     #[test]
     fn raw_and_packet_sockets_are_always_unaccounted() {
-        for protocol in [Protocol::Raw, Protocol::Packet, Protocol::Sctp, Protocol::UdpLite] {
+        for protocol in [
+            Protocol::Raw,
+            Protocol::Packet,
+            Protocol::Sctp,
+            Protocol::UdpLite,
+        ] {
             let socket = Socket {
                 protocol,
                 ..socket(PROXY, "127.0.0.1:1", "127.0.0.1:2")

@@ -15,9 +15,36 @@ const MAX_BYTES: u64 = 256 * 1024;
 /// What is kept of `/proc/net/snmp` and `/proc/net/snmp6`: what says how much came and went, and
 /// what was kept from it.
 const KEPT: [(&str, &[&str]); 7] = [
-    ("Ip", &["InReceives", "InDelivers", "InDiscards", "OutRequests", OUT_DISCARDS]),
-    ("Ip6", &["InReceives", "InDelivers", "InDiscards", "OutRequests", OUT_DISCARDS]),
-    ("Tcp", &["ActiveOpens", "PassiveOpens", "InSegs", "OutSegs", "RetransSegs"]),
+    (
+        "Ip",
+        &[
+            "InReceives",
+            "InDelivers",
+            "InDiscards",
+            "OutRequests",
+            OUT_DISCARDS,
+        ],
+    ),
+    (
+        "Ip6",
+        &[
+            "InReceives",
+            "InDelivers",
+            "InDiscards",
+            "OutRequests",
+            OUT_DISCARDS,
+        ],
+    ),
+    (
+        "Tcp",
+        &[
+            "ActiveOpens",
+            "PassiveOpens",
+            "InSegs",
+            "OutSegs",
+            "RetransSegs",
+        ],
+    ),
     ("Udp", &["InDatagrams", "NoPorts", "OutDatagrams"]),
     ("Udp6", &["InDatagrams", "NoPorts", "OutDatagrams"]),
     ("UdpLite", &["InDatagrams", "OutDatagrams"]),
@@ -78,10 +105,13 @@ impl Counters {
     pub fn kept_from_leaving(&self, before: &Self) -> u64 {
         let names = ["Ip", "Ip6"].map(|protocol| (protocol, OUT_DISCARDS));
         let grown = names.map(|name| {
-            let count = |counters: &Self| counters.protocols.get(&name).copied().unwrap_or_default();
+            let count =
+                |counters: &Self| counters.protocols.get(&name).copied().unwrap_or_default();
             count(self).saturating_sub(count(before))
         });
-        grown.iter().fold(0, |sum, grown| sum.saturating_add(*grown))
+        grown
+            .iter()
+            .fold(0, |sum, grown| sum.saturating_add(*grown))
     }
 
     /// What passed the interfaces since, as it stands in evidence.
@@ -165,7 +195,9 @@ fn parsed<T>(path: &str, parse: fn(&str) -> Result<T, &'static str>) -> Result<T
 
 fn read(path: &str) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;
+    File::open(path)?
+        .take(MAX_BYTES)
+        .read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -182,8 +214,19 @@ fn traffic(text: &str) -> Result<BTreeMap<String, Traffic>, &'static str> {
             .split_ascii_whitespace()
             .map_while(|number| number.parse().ok())
             .collect();
-        let [received_bytes, received_packets, .., sent_bytes, sent_packets, _, _, _, _, _, _] =
-            numbers[..]
+        let [
+            received_bytes,
+            received_packets,
+            ..,
+            sent_bytes,
+            sent_packets,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+        ] = numbers[..]
         else {
             return Err("an interface without its counters");
         };
@@ -290,10 +333,23 @@ eth0:1: 1000 30 0 0 0 0 0 0 500 20 0 0 0 0 0 0
         let grown: Vec<_> = after
             .protocols(Some(&before))
             .into_iter()
-            .map(|grown| (grown.protocol + "." + &grown.counter, grown.count, grown.absolute))
+            .map(|grown| {
+                (
+                    grown.protocol + "." + &grown.counter,
+                    grown.count,
+                    grown.absolute,
+                )
+            })
             .collect();
-        let expected = [("Ip.OutDiscards", 2), ("Ip6.OutDiscards", 1), ("Tcp.OutSegs", 3)];
-        assert_eq!(grown, expected.map(|(name, count)| (name.to_owned(), count, false)));
+        let expected = [
+            ("Ip.OutDiscards", 2),
+            ("Ip6.OutDiscards", 1),
+            ("Tcp.OutSegs", 3),
+        ];
+        assert_eq!(
+            grown,
+            expected.map(|(name, count)| (name.to_owned(), count, false))
+        );
         assert_eq!(after.kept_from_leaving(&before), 3);
         assert!(after.protocols(None).iter().all(|grown| grown.absolute));
     }

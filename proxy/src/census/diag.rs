@@ -94,12 +94,13 @@ impl Diag {
         found: &mut Vec<Socket>,
     ) -> Result<(), DiagError> {
         self.number = self.number.wrapping_add(1);
-        let question = question(self.number, family, protocol);
+        let number = self.number;
+        let question = question(number, family, protocol);
         send(&self.socket, &question, SendFlags::empty()).map_err(io::Error::from)?;
         let mut too_many = false;
         loop {
             let datagram = self.receive()?;
-            for message in messages(datagram, protocol, self.number)?.0 {
+            for message in messages(datagram, protocol, number)?.0 {
                 match message {
                     // The rest is read all the same, lest the next answer begins with it.
                     Message::Socket(_) if found.len() >= MAX_SOCKETS => too_many = true,
@@ -182,7 +183,12 @@ fn number_of(protocol: Protocol) -> u8 {
 }
 
 fn refused(error: i32) -> DiagError {
-    let unknown = [Errno::NOENT, Errno::INVAL, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT];
+    let unknown = [
+        Errno::NOENT,
+        Errno::INVAL,
+        Errno::OPNOTSUPP,
+        Errno::PROTONOSUPPORT,
+    ];
     if unknown.iter().any(|errno| errno.raw_os_error() == error) {
         DiagError::NotTold
     } else {
@@ -216,7 +222,8 @@ mod tests {
             let find = |local, remote| {
                 let ends = (Some(local), Some(remote));
                 let mut all = sockets.iter();
-                all.find(|socket| (socket.local, socket.remote) == ends).unwrap()
+                all.find(|socket| (socket.local, socket.remote) == ends)
+                    .unwrap()
             };
             let (near, far) = (near.local_addr().unwrap(), far.local_addr().unwrap());
             let sender = find(near, far);
@@ -226,7 +233,12 @@ mod tests {
             assert_eq!(sender.bytes.unwrap().sent, 12);
             assert_eq!(find(far, near).bytes.unwrap().received, 12);
             let listening = |socket: &&Socket| socket.state == TcpState::Listen;
-            assert!(sockets.iter().filter(listening).any(|socket| socket.local == Some(far)));
+            assert!(
+                sockets
+                    .iter()
+                    .filter(listening)
+                    .any(|socket| socket.local == Some(far))
+            );
         }
     }
 
@@ -235,7 +247,10 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = socket.local_addr().unwrap();
         let found = listed(Protocol::Udp);
-        let found = found.iter().find(|socket| socket.local == Some(local)).unwrap();
+        let found = found
+            .iter()
+            .find(|socket| socket.local == Some(local))
+            .unwrap();
         assert_eq!(found.remote, None);
     }
 

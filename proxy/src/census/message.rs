@@ -232,7 +232,10 @@ mod tests {
     }
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = u16::try_from(4 + value.len()).unwrap().to_ne_bytes().to_vec();
+        let mut bytes = u16::try_from(4 + value.len())
+            .unwrap()
+            .to_ne_bytes()
+            .to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(value);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -268,7 +271,11 @@ mod tests {
     }
 
     fn only_socket(datagram: &[u8]) -> Socket {
-        match messages(datagram, Protocol::Tcp, QUESTION).unwrap().0.as_slice() {
+        match messages(datagram, Protocol::Tcp, QUESTION)
+            .unwrap()
+            .0
+            .as_slice()
+        {
             [Message::Socket(socket)] => socket.clone(),
             other => panic!("{other:?}"),
         }
@@ -287,7 +294,10 @@ mod tests {
             assert_eq!((socket.uid, socket.inode), (Some(1000), 4711));
             assert_eq!(socket.cookie, 5 | 1 << 32);
             let bytes = socket.bytes.unwrap();
-            assert_eq!((bytes.sent, bytes.received, bytes.retransmitted), (42, 30, 8));
+            assert_eq!(
+                (bytes.sent, bytes.received, bytes.retransmitted),
+                (42, 30, 8)
+            );
         }
     }
 

@@ -38,7 +38,11 @@ impl Config {
             return Ok(None);
         };
         let wrong = |field: &str, problem: String, fix: &str| {
-            Err(ConfigError::invalid(format!("evidence.{field}"), problem, fix))
+            Err(ConfigError::invalid(
+                format!("evidence.{field}"),
+                problem,
+                fix,
+            ))
         };
         if !section.directory.is_absolute() {
             let problem = format!("{} is not absolute", section.directory.display());
@@ -151,10 +155,22 @@ mod tests {
         for (section, field) in [
             ("directory: evidence", "evidence.directory"),
             ("directory: /e, windowSeconds: 0", "evidence.windowSeconds"),
-            ("directory: /e, windowSeconds: 9000", "evidence.windowSeconds"),
-            ("directory: /e, custodySeconds: 5", "evidence.custodySeconds"),
-            ("directory: /e, retention: { hours: 0 }", "evidence.retention.hours"),
-            ("directory: /e, retention: { bytes: 9 }", "evidence.retention.bytes"),
+            (
+                "directory: /e, windowSeconds: 9000",
+                "evidence.windowSeconds",
+            ),
+            (
+                "directory: /e, custodySeconds: 5",
+                "evidence.custodySeconds",
+            ),
+            (
+                "directory: /e, retention: { hours: 0 }",
+                "evidence.retention.hours",
+            ),
+            (
+                "directory: /e, retention: { bytes: 9 }",
+                "evidence.retention.bytes",
+            ),
             ("directory: /e, sign: false", "sign"),
             ("windowSeconds: 60", "directory"),
         ] {
@@ -183,7 +199,11 @@ mod tests {
         assert_eq!(pod, expected);
         assert_eq!(settings(&section).unwrap().pod(None).unwrap().node, "");
         fs::remove_file(directory.path().join("uid")).unwrap();
-        let message = settings(&section).unwrap().pod(None).unwrap_err().to_string();
+        let message = settings(&section)
+            .unwrap()
+            .pod(None)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("evidence.pod.uid"), "{message}");
     }
 }

@@ -11,8 +11,8 @@ use sealwire_link::{Direction, LinkLimits, LiveLink};
 use time::OffsetDateTime;
 
 use super::{
-    CertificatesFrom, Config, ConfigError, EvidenceSettings, ExceptionKind, GenerateKey, KeyIn, KeySection,
-    Pkcs11Section, RevocationSettings,
+    CertificatesFrom, Config, ConfigError, EvidenceSettings, ExceptionKind, GenerateKey, KeyIn,
+    KeySection, Pkcs11Section, RevocationSettings,
 };
 use crate::capture::{CaptureSpec, ExceptionSpec};
 use crate::policy::{Decision, InboundPolicy, OutboundPolicy};

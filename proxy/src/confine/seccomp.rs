@@ -125,15 +125,23 @@ fn install(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<(), 
 
 /// Matches a family that is none of the allowed.
 fn other_families() -> Result<SeccompRule, BackendError> {
-    let none = FAMILIES.into_iter().map(|family| argument(0, SeccompCmpOp::Ne, family));
+    let none = FAMILIES
+        .into_iter()
+        .map(|family| argument(0, SeccompCmpOp::Ne, family));
     SeccompRule::new(none.collect::<Result<_, _>>()?)
 }
 
 /// Matches netlink for something that is none of the allowed.
 fn other_netlinks() -> Result<SeccompRule, BackendError> {
     let netlink = argument(0, SeccompCmpOp::Eq, libc::AF_NETLINK);
-    let none = NETLINKS.into_iter().map(|kind| argument(2, SeccompCmpOp::Ne, kind));
-    SeccompRule::new(std::iter::once(netlink).chain(none).collect::<Result<_, _>>()?)
+    let none = NETLINKS
+        .into_iter()
+        .map(|kind| argument(2, SeccompCmpOp::Ne, kind));
+    SeccompRule::new(
+        std::iter::once(netlink)
+            .chain(none)
+            .collect::<Result<_, _>>()?,
+    )
 }
 
 fn argument(at: u8, compare: SeccompCmpOp, value: i32) -> Result<SeccompCondition, BackendError> {

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use metrics::{gauge, histogram};
 use sealwire_evidence::CensusTaker;
-use sealwire_evidence::record::{
-    Bytes, Census, Direction, Flow, Protocol, Refusal, SocketClass,
-};
+use sealwire_evidence::record::{Bytes, Census, Direction, Flow, Protocol, Refusal, SocketClass};
 use sealwire_link::{LiveLink, Moved, Registry};
 use time::OffsetDateTime;
 
@@ -68,7 +66,9 @@ impl PodCensus {
         let in_force = self.state.in_force();
         let settings = in_force.map_or_else(|| self.first.clone(), |now| now.settings.clone());
         let live = self.registry.list(usize::MAX);
-        let links = live.iter().map(|link| (canonical(link.near), canonical(link.far)));
+        let links = live
+            .iter()
+            .map(|link| (canonical(link.near), canonical(link.far)));
         Known {
             settings,
             links: links.collect(),
@@ -167,7 +167,10 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 fn show(taken: &Taken) {
     let census = &taken.record;
-    let unaccounted = census.sockets.iter().filter(|one| one.class == SocketClass::Unaccounted);
+    let unaccounted = census
+        .sockets
+        .iter()
+        .filter(|one| one.class == SocketClass::Unaccounted);
     let unaccounted = unaccounted.map(|one| one.count).sum::<u64>();
     gauge!("sealwire_census_unaccounted_sockets")
         .set(f64::from(u32::try_from(unaccounted).unwrap_or(u32::MAX)));

@@ -78,7 +78,10 @@ mod tests {
         assert_eq!(all.exceptions[0].what, "dns");
         assert_eq!(all.config_sha256.len(), 64);
         let many = with_exceptions(300, "r");
-        assert_eq!((many.exceptions.len(), many.exceptions_more), (MAX_LISTED, 302 - 128));
+        assert_eq!(
+            (many.exceptions.len(), many.exceptions_more),
+            (MAX_LISTED, 302 - 128)
+        );
         let long = with_exceptions(60, &"r".repeat(4000));
         assert!(long.exceptions.len() < 20);
         assert_eq!(long.exceptions.len() as u64 + long.exceptions_more, 62);
