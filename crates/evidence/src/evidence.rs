@@ -35,6 +35,9 @@ pub struct EvidenceConfig {
 
 /// Takes the census at a window's end, on the writer's thread.
 pub trait CensusTaker: Send {
+    /// The window is about to end: what is under way can still be told to a recorder.
+    fn window_ends(&mut self) {}
+
     /// `sealed` and `excepted` are what the proxy moved in the window.
     fn take(&mut self, sealed: Bytes, excepted: Bytes) -> Census;
 }

@@ -13,6 +13,7 @@ mod evidence;
 mod log;
 mod merkle;
 mod note;
+pub mod reconcile;
 pub mod record;
 mod recorder;
 mod signer;

@@ -65,7 +65,10 @@ impl Ledger {
         let Some(census) = &window.census else {
             return;
         };
-        let measured = census.interfaces.iter().all(|interface| !interface.absolute);
+        let measured = census
+            .interfaces
+            .iter()
+            .all(|interface| !interface.absolute);
         if !measured || census.interfaces.is_empty() {
             self.left_out += 1;
             return;
@@ -92,7 +95,9 @@ impl Ledger {
             // Also those that were refused in the end; a slow start has more than it seems.
             self.opened.saturating_add(1).saturating_mul(HANDSHAKE),
         ];
-        let overhead = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(*part));
+        let overhead = parts
+            .iter()
+            .fold(0_u64, |sum, part| sum.saturating_add(*part));
         let buffered = self.open.saturating_add(1).saturating_mul(BUFFERED);
         Balance {
             moved,

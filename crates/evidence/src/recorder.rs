@@ -73,11 +73,35 @@ impl Recorder {
             .excepted(rule, destination, observed_tls, bytes, now);
     }
 
+    /// A connection that an exception lets through has moved bytes since it was last spoken of. May
+    /// be left out: then they count when it ends.
+    pub fn passed(
+        &self,
+        rule: &str,
+        destination: Option<SocketAddr>,
+        observed_tls: Option<&str>,
+        bytes: Bytes,
+    ) {
+        let now = self.shared.now();
+        self.shared
+            .gathering()
+            .passed(rule, destination, observed_tls, bytes, now);
+    }
+
     /// Something was refused. The first of its kind in a window is a record of its own, all are
     /// counted.
-    pub fn refused(&self, mut refusal: Refusal) {
+    pub fn refused(&self, refusal: Refusal) {
+        self.refused_times(refusal, 1);
+    }
+
+    /// The same was refused so many times, where somebody else has counted.
+    pub fn refused_times(&self, mut refusal: Refusal, count: u64) {
         let now = self.shared.now();
-        if self.shared.gathering().refused(&refusal, now) {
+        let mut gathering = self.shared.gathering();
+        let spelled_out = gathering.refused(&refusal, now);
+        gathering.refused_again(&refusal, count.saturating_sub(1));
+        drop(gathering);
+        if spelled_out {
             shorten(&mut refusal.detail);
             self.shared.queue(Event::Refusal(Box::new(refusal)));
         }

@@ -80,7 +80,7 @@ impl Reporter {
         let moved = bytes(passage.moved.account());
         let (to, tls) = (Some(passage.destination), passage.observed_tls.as_deref());
         if moved != Bytes::default() {
-            self.tell(|recorder| recorder.excepted_moved(&passage.rule, to, tls, moved));
+            self.tell(|recorder| recorder.passed(&passage.rule, to, tls, moved));
         }
     }
 

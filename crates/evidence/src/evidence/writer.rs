@@ -179,6 +179,9 @@ impl Writer {
 
     /// Ends the window that is open.
     fn end_window(&mut self) {
+        if let Some(census) = &mut self.census {
+            census.window_ends();
+        }
         let to = self.shared.now();
         let gathered = self.shared.gathering().take(to);
         let census = self

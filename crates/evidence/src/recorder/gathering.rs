@@ -142,6 +142,30 @@ impl Gathering {
         bytes: Bytes,
         now: Timestamp,
     ) {
+        let tally = self.exception(rule, destination, observed_tls, bytes, now);
+        add(&mut tally.connections, 1);
+    }
+
+    /// The connection goes on.
+    pub(crate) fn passed(
+        &mut self,
+        rule: &str,
+        destination: Option<SocketAddr>,
+        observed_tls: Option<&str>,
+        bytes: Bytes,
+        now: Timestamp,
+    ) {
+        self.exception(rule, destination, observed_tls, bytes, now);
+    }
+
+    fn exception(
+        &mut self,
+        rule: &str,
+        destination: Option<SocketAddr>,
+        observed_tls: Option<&str>,
+        bytes: Bytes,
+        now: Timestamp,
+    ) -> &mut ExceptionTally {
         add_bytes(&mut self.excepted, bytes);
         let mut key = (
             rule.to_owned(),
@@ -158,9 +182,9 @@ impl Gathering {
             first: now,
             last: now,
         });
-        add(&mut tally.connections, 1);
         add_bytes(&mut tally.bytes, bytes);
         tally.last = now;
+        tally
     }
 
     /// Counts a refusal, and says whether it is the first of its kind, to be a record of its own.
@@ -185,6 +209,23 @@ impl Gathering {
         let spelled_out = first && self.spelled_out < SPELLED_OUT;
         self.spelled_out += usize::from(spelled_out);
         spelled_out
+    }
+
+    /// Counts more of what has just been counted.
+    pub(crate) fn refused_again(&mut self, refusal: &Refusal, more: u64) {
+        let key = |destination| {
+            let reason = refusal.reason.clone();
+            (refusal.direction, refusal.protocol, reason, destination)
+        };
+        let own = key(refusal.destination);
+        let counted = if self.refusals.contains_key(&own) {
+            own
+        } else {
+            key(None)
+        };
+        if let Some(tally) = self.refusals.get_mut(&counted) {
+            add(&mut tally.count, more);
+        }
     }
 
     /// Connections that are open.
