@@ -24,6 +24,9 @@ const HANDSHAKE: u64 = 16 * 1024;
 /// Most that a socket holds back that the proxy has written already (`net.ipv4.tcp_wmem`).
 const BUFFERED: u64 = 4 * 1024 * 1024;
 
+/// Most bytes a second that answers to probes and for metrics take; the proxy does not count those.
+const PLANES: u64 = 4096;
+
 /// Windows of one run, added up. Longer is sharper: what is under way when a window ends is counted
 /// by one side in this window and by the other in the next.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -32,6 +35,7 @@ pub struct Ledger {
     pub moved: Bytes,
     /// Bytes that passed the interfaces.
     pub counted: Bytes,
+    seconds: u64,
     packets_sent: u64,
     retransmitted: u64,
     opened: u64,
@@ -74,6 +78,8 @@ impl Ledger {
             return;
         }
         self.open = window.links.iter().map(|group| group.open).sum();
+        let seconds = window.to.since(window.from).as_secs();
+        self.seconds = self.seconds.saturating_add(seconds + 1);
         for interface in &census.interfaces {
             self.counted = sum(self.counted, interface.bytes);
             self.packets_sent = self.packets_sent.saturating_add(interface.packets_sent);
@@ -92,8 +98,9 @@ impl Ledger {
             self.packets_sent.saturating_mul(HEADS),
             records.saturating_mul(RECORD),
             self.retransmitted.saturating_mul(SEGMENT),
-            // Also those that were refused in the end; a slow start has more than it seems.
+            // One more for whatever is refused in the end.
             self.opened.saturating_add(1).saturating_mul(HANDSHAKE),
+            self.seconds.saturating_mul(PLANES),
         ];
         let overhead = parts
             .iter()
@@ -120,4 +127,61 @@ fn retransmitted(census: &Census) -> u64 {
     let mut counters = census.protocols.iter();
     let found = counters.find(|one| one.protocol == "Tcp" && one.counter == "RetransSegs");
     found.map_or(0, |one| one.count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A window of a minute in which one link moved this, and the interface sent that.
+    fn window(moved: u64, counted: u64, packets: u64) -> Window {
+        let text = format!(
+            r#"{{"from":"2026-11-25T12:00:00Z","to":"2026-11-25T12:01:00Z","part":1,"parts":1,"links":[],
+            "exceptions":[],"refusals":[],"census":{{"taken":"2026-11-25T12:01:00Z","took_micros":1,"sockets":[],
+            "unaccounted":[],"unaccounted_more":0,"interfaces":[{{"name":"eth0","bytes":{{"sent":{counted},
+            "received":0}},"packets_sent":{packets},"packets_received":0,"absolute":false}}],"protocols":[],
+            "sealed":{{"sent":{moved},"received":0}},"excepted":{{"sent":0,"received":0}},"unavailable":[]}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn balance(moved: u64, counted: u64, packets: u64) -> Balance {
+        let mut ledger = Ledger::default();
+        ledger.add(&window(moved, counted, packets));
+        ledger.sent()
+    }
+
+    const MEGABYTES: u64 = 100 << 20;
+
+    #[test]
+    fn what_heads_and_tls_add_is_explained() {
+        let packets = MEGABYTES / 1448;
+        let counted = MEGABYTES + packets * 66 + MEGABYTES / 16_384 * 22;
+        let balance = balance(MEGABYTES, counted, packets);
+        assert_eq!((balance.unexplained, balance.missing), (0, 0), "{balance:?}");
+    }
+
+    #[test]
+    fn as_much_again_past_the_proxy_is_not_explained() {
+        let packets = 2 * MEGABYTES / 1448;
+        let balance = balance(MEGABYTES, 2 * MEGABYTES + packets * 66, packets);
+        assert!(balance.unexplained > MEGABYTES / 2, "{balance:?}");
+    }
+
+    #[test]
+    fn what_never_left_is_missing() {
+        let balance = balance(MEGABYTES, MEGABYTES / 2, 1000);
+        assert!(balance.missing > MEGABYTES / 3, "{balance:?}");
+        assert_eq!(balance.unexplained, 0);
+    }
+
+    #[test]
+    fn counters_since_the_beginning_of_the_pod_are_left_out() {
+        let mut absolute = window(1, 1 << 40, 1);
+        let census = absolute.census.as_mut().unwrap();
+        census.interfaces[0].absolute = true;
+        let mut ledger = Ledger::default();
+        ledger.add(&absolute);
+        assert_eq!((ledger.left_out, ledger.sent().unexplained), (1, 0));
+    }
 }
