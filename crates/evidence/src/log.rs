@@ -32,6 +32,8 @@ use sealwire_keys::SignError;
 
 pub use self::clock::{Clock, SystemClock};
 pub(crate) use self::edge::Edge;
+#[cfg(test)]
+pub(crate) use self::files::LOCK;
 pub(crate) use self::files::{CHECKPOINT, JOURNAL, read};
 pub(crate) use self::journal::{Ending, JournalReader};
 pub use self::reader::{Entry, Log, ReadError, Records};
@@ -145,3 +147,6 @@ pub fn origin_of(trust_domain: &str, pod: &Pod) -> String {
     let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
     origin.replace(bad, "-")
 }
+
+#[cfg(test)]
+mod tests;

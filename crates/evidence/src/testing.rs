@@ -55,19 +55,9 @@ impl Kind {
 
 /// A key of a kind, each time another.
 pub(crate) fn key(kind: Kind) -> Arc<dyn PrivateKey> {
-    open(&kind.pair())
-}
-
-fn open(pair: &KeyPair) -> Arc<dyn PrivateKey> {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("key.pem");
-    fs::write(&path, pair.serialize_pem()).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    sealwire_keys::open(&KeyConfig::Memory(MemoryConfig {
-        path,
-        development: true,
-    }))
-    .unwrap()
+    write_key(directory.path(), &kind.pair());
+    open_key(directory.path())
 }
 
 /// A clock that a test moves.
@@ -122,6 +112,13 @@ impl Authority {
 
     /// A key with a certificate that begins an hour ago and lives that long from now.
     pub(crate) fn issue(&self, kind: Kind, lives: Duration) -> Arc<Credentials> {
+        let directory = tempfile::tempdir().unwrap();
+        self.issue_into(directory.path(), kind, lives);
+        credentials_in(directory.path())
+    }
+
+    /// The same, in files.
+    pub(crate) fn issue_into(&self, directory: &Path, kind: Kind, lives: Duration) {
         let pair = kind.pair();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(
@@ -135,9 +132,31 @@ impl Authority {
         params.not_before = NOW - Duration::from_secs(3600);
         params.not_after = NOW + lives;
         let certificate = params.signed_by(&pair, &self.issuer).unwrap();
-        let chain = vec![CertificateDer::from(certificate.der().to_vec())];
-        Arc::new(Credentials::new(open(&pair), chain).unwrap())
+        fs::write(directory.join("cert.der"), certificate.der()).unwrap();
+        write_key(directory, &pair);
     }
+}
+
+/// Key and certificate from files.
+pub(crate) fn credentials_in(directory: &Path) -> Arc<Credentials> {
+    let chain = vec![CertificateDer::from(
+        fs::read(directory.join("cert.der")).unwrap(),
+    )];
+    Arc::new(Credentials::new(open_key(directory), chain).unwrap())
+}
+
+fn write_key(directory: &Path, pair: &KeyPair) {
+    let path = directory.join("key.pem");
+    fs::write(&path, pair.serialize_pem()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn open_key(directory: &Path) -> Arc<dyn PrivateKey> {
+    let config = MemoryConfig {
+        path: directory.join("key.pem"),
+        development: true,
+    };
+    sealwire_keys::open(&KeyConfig::Memory(config)).unwrap()
 }
 
 pub(crate) fn pod() -> Pod {
@@ -310,6 +329,13 @@ impl Run {
         self.log
             .checkpoint(self.credentials.key().as_ref())
             .unwrap();
+    }
+
+    /// Something is written that does not speak of the certificate, and signed.
+    pub(crate) fn sign_without_link(&mut self) {
+        let now = Timestamp::new(self.clock.now());
+        self.log.append(window(now, now, Vec::new())).unwrap();
+        self.sign();
     }
 
     pub(crate) fn windows(&mut self, count: usize) {

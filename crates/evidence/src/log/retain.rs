@@ -9,8 +9,8 @@ use super::files::{Directory, storage};
 use super::tree::tiles_in;
 use super::{LogError, RetentionLimits};
 use crate::record::{
-    Boot, Certificate, CertificateEvent, Custody, Event, Previous, Record, Retention,
-    RetentionRule, Timestamp,
+    Certificate, CertificateEvent, Custody, Event, Previous, Record, Retention, RetentionRule,
+    Timestamp,
 };
 use crate::tile::{Kind, Tile, WIDTH, entries_of};
 
@@ -259,7 +259,6 @@ impl Carried {
             to: last.time,
             root: root_at(directory, minimum, size)?,
             last,
-            boot: boot_at(directory, minimum, size)?.unwrap_or(last.boot),
             certificates,
             custody,
         }))
@@ -300,13 +299,6 @@ fn root_at(directory: &Directory, minimum: u64, size: u64) -> Result<String, Log
     Ok(edge.compact().root().to_string())
 }
 
-fn boot_at(directory: &Directory, index: u64, size: u64) -> Result<Option<Boot>, LogError> {
-    let number = index / WIDTH;
-    let edge = Tile::edge(size).find(|tile| tile.kind == Kind::Entries && tile.index == number);
-    let records = records_in(directory, edge.unwrap_or(bundle(number)))?;
-    Ok(records.first().map(|record| record.boot))
-}
-
 fn bundle(index: u64) -> Tile {
     Tile {
         kind: Kind::Entries,
@@ -316,10 +308,7 @@ fn bundle(index: u64) -> Tile {
 }
 
 fn records_of(directory: &Directory, index: u64) -> Result<Vec<Record>, LogError> {
-    records_in(directory, bundle(index))
-}
-
-fn records_in(directory: &Directory, tile: Tile) -> Result<Vec<Record>, LogError> {
+    let tile = bundle(index);
     let path = directory.path(tile.path());
     let found = directory.read(tile.path())?;
     let bytes = found.ok_or_else(|| LogError::damaged(&path, "it is not there"))?;

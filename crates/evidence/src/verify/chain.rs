@@ -19,6 +19,8 @@ pub(super) struct Chain {
     /// Whether records before are unknown, so that the next need not follow any.
     hole: bool,
     window: Option<Part>,
+    /// The certificate that was last said to be unknown.
+    unknown: Option<String>,
     /// Whether the clock was said to have been set back.
     clock: bool,
     pub(super) pod: Option<Pod>,
@@ -42,6 +44,7 @@ impl Chain {
             last: None,
             hole: false,
             window: None,
+            unknown: None,
             clock: false,
             pod: None,
             boots: 0,
@@ -49,8 +52,14 @@ impl Chain {
         }
     }
 
-    /// Goes on from what a note says about records that were dropped.
-    pub(super) fn go_on_from(&mut self, note: &Retention) -> Vec<Finding> {
+    /// Goes on from the last record that was dropped.
+    pub(super) fn go_on_from(&mut self, last: Previous) {
+        self.last = Some(last);
+        self.boots = 1;
+    }
+
+    /// Takes up what a note carries on from records that were dropped.
+    pub(super) fn carry_on(&mut self, note: &Retention) -> Vec<Finding> {
         let mut findings = Vec::new();
         for certificate in &note.certificates {
             if let Err(problem) = self.signers.certificate(0, certificate) {
@@ -68,8 +77,6 @@ impl Chain {
                 findings.push(Finding::new(Problem::Custody, Place::default(), problem));
             }
         }
-        self.last = Some(note.last);
-        self.boots = 1;
         findings
     }
 
@@ -304,7 +311,11 @@ impl Chain {
         }
         let unknown = |serial: &&str| !self.signers.knows_serial(serial);
         let mut serials = window.links.iter().map(|group| group.flow.serial.as_str());
-        if let Some(serial) = serials.find(unknown) {
+        if let Some(serial) = serials.find(unknown)
+            && self.unknown.as_deref() != Some(serial)
+        {
+            // Once will do; every window may speak of it.
+            self.unknown = Some(serial.to_owned());
             says.that(
                 Problem::Custody,
                 format!(

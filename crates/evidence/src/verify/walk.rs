@@ -86,7 +86,9 @@ impl<'a> Walk<'a> {
         }
         self.leftovers(size);
         self.waiting_records(size)?;
-        self.verdict.findings.extend(self.chain.end());
+        if let Some(open) = self.chain.end() {
+            self.verdict.add(open);
+        }
         self.expected(&signed);
         progress(Progress {
             log: self.directory,
@@ -136,8 +138,9 @@ impl<'a> Walk<'a> {
             }
         };
         self.begin(size)?;
+        let there = self.there(size);
         let mut next = self.verdict.first;
-        while next < size {
+        while next < there {
             let number = next / WIDTH;
             let bundle = Tile {
                 kind: Kind::Entries,
@@ -162,10 +165,28 @@ impl<'a> Walk<'a> {
                 });
             }
         }
+        if there < size {
+            let detail = format!("records {there} to {} are missing", size - 1);
+            let bundle = Tile {
+                kind: Kind::Entries,
+                index: there / WIDTH,
+                width: (size - there).min(WIDTH),
+            };
+            self.say(Problem::Bundle, at(there, &bundle.path()), detail);
+            self.chain.skip();
+        }
         self.edge_tiles()?;
         self.verdict.signed_to = self.chain.last_time();
         self.checkpoint(signed, Place::file(CHECKPOINT));
         Ok(())
+    }
+
+    /// How far a tree of `size` leaves can be walked: to the last bundle that there is.
+    fn there(&self, size: u64) -> u64 {
+        let bundles = self.tiles.iter().filter(|tile| tile.kind == Kind::Entries);
+        let last = bundles.map(|tile| tile.index).max();
+        let end = last.map_or(0, |last| last.saturating_add(1).saturating_mul(WIDTH));
+        size.min(end)
     }
 
     /// Where the log begins, and whether it may begin there.
@@ -234,9 +255,13 @@ impl<'a> Walk<'a> {
             first - 1,
             note.rule
         );
-        for mut finding in self.chain.go_on_from(note) {
-            finding.place.index = Some(*index);
-            self.verdict.add(finding);
+        self.chain.go_on_from(note.last);
+        // A note carries on what its own drop would have lost; earlier ones carry on the rest.
+        for (index, note) in &notes {
+            for mut finding in self.chain.carry_on(note) {
+                finding.place.index = Some(*index);
+                self.verdict.add(finding);
+            }
         }
         self.say(Problem::Dropped, place, said);
         Ok(())
@@ -245,7 +270,7 @@ impl<'a> Walk<'a> {
     /// Every note on dropped records, found without reading the others.
     fn retention_notes(&self, first: u64, size: u64) -> Result<Vec<(u64, Retention)>, LogError> {
         let mut notes = Vec::new();
-        for number in first / WIDTH..size.div_ceil(WIDTH) {
+        for number in first / WIDTH..self.there(size).div_ceil(WIDTH) {
             let width = (size - number * WIDTH).min(WIDTH);
             let tile = Tile {
                 kind: Kind::Entries,
@@ -272,18 +297,20 @@ impl<'a> Walk<'a> {
     fn bundle(&mut self, tile: Tile, proven: Option<&[Hash]>) -> Result<(), LogError> {
         let first = tile.index * WIDTH;
         let path = tile.path();
-        let mut found = read(&self.directory.join(&path))?;
-        if found.is_none() && tile.width < WIDTH {
-            // The writer may be between two checkpoints.
-            found = read(&self.directory.join(tile.full_path()))?;
-        }
-        let bytes = found.unwrap_or_default();
+        // A wider one does as well: the writer may be between two checkpoints.
+        let mut files = self.files_of(tile).iter();
+        let source = files.find(|file| file.width >= tile.width).copied();
+        let path = source.map_or(path, |source| source.path());
+        let bytes = read(&self.directory.join(&path))?.unwrap_or_default();
         let (entries, rest) = entries_of(&bytes);
         let wanted = usize::try_from(tile.width).unwrap_or(usize::MAX);
         if bytes.is_empty() {
             let detail = format!("records {first} to {} are missing", first + tile.width - 1);
             self.say(Problem::Bundle, at(first, &path), detail);
-        } else if rest > 0 || entries.len() != wanted {
+        } else if rest > 0
+            || entries.len() < wanted
+            || source == Some(tile) && entries.len() > wanted
+        {
             let detail = format!(
                 "it should hold {wanted} records and holds {}, with {rest} bytes after them",
                 entries.len()
@@ -437,12 +464,9 @@ impl<'a> Walk<'a> {
 
     /// Compares every file of a tile with the hashes that the records lead to.
     fn compare_tile(&mut self, tile: Tile, bytes: &[u8]) -> Result<(), LogError> {
-        let there = self.tiles.iter();
-        let exact = there.clone().any(|other| *other == tile);
-        let full = there
-            .clone()
-            .any(|other| (other.kind, other.index, other.width) == (tile.kind, tile.index, WIDTH));
-        if !exact && !full && tile.index * WIDTH >= self.kept(tile.kind) {
+        let mut files = self.files_of(tile).iter();
+        let there = files.any(|other| other.width >= tile.width);
+        if !there && tile.index * WIDTH >= self.kept(tile.kind) {
             let detail = "it is missing";
             self.say(Problem::Tile, Place::file(tile.path()), detail);
         }
@@ -451,15 +475,7 @@ impl<'a> Walk<'a> {
 
     /// Compares every file that has the same beginning: a narrower tile is one of a wider.
     fn compare_others(&mut self, tile: Tile, bytes: &[u8]) -> Result<(), LogError> {
-        let others = self
-            .tiles
-            .iter()
-            .filter(|other| (other.kind, other.index) == (tile.kind, tile.index));
-        for other in others.copied().collect::<Vec<Tile>>() {
-            if tile.kind == Kind::Entries && other.width == tile.width {
-                // That is the one that the records came from.
-                continue;
-            }
+        for other in self.files_of(tile).to_vec() {
             let found = read(&self.directory.join(other.path()))?.unwrap_or_default();
             let common = found.len().min(bytes.len());
             let whole = match tile.kind {
@@ -480,6 +496,18 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The files of a tile, of every width.
+    fn files_of(&self, tile: Tile) -> &[Tile] {
+        let place = |other: &Tile| (other.kind, other.index);
+        let from = self
+            .tiles
+            .partition_point(|other| place(other) < place(&tile));
+        let to = self
+            .tiles
+            .partition_point(|other| place(other) <= place(&tile));
+        self.tiles.get(from..to).unwrap_or_default()
     }
 
     /// First hash of a level that must still be there.
