@@ -1,5 +1,5 @@
 # The two commands of the README. Each does its own set-up.
-.PHONY: demo test lint bench bench-hsm images setup
+.PHONY: demo test lint bench bench-hsm bench-evidence images setup
 
 SUITE ?= all
 
@@ -25,6 +25,11 @@ bench-hsm:
 	cargo build --locked --release --workspace --bins --lib
 	target/release/sealwire-bench freeze
 	target/release/sealwire-bench burst
+
+bench-evidence:
+	scripts/setup test
+	cargo build --locked --release --workspace --bins --lib
+	target/release/sealwire-bench evidence
 
 images:
 	scripts/setup test images

@@ -10,6 +10,8 @@ mod gateways;
 pub mod prove;
 mod rules;
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -55,6 +57,11 @@ pub struct ExceptionSpec {
     pub ports: Vec<u16>,
     /// When it ends.
     pub expires: OffsetDateTime,
+}
+
+/// Whether capture is proven by connections to this address; no workload has it.
+pub fn is_proof_address(ip: IpAddr) -> bool {
+    prove::addresses().contains(&ip)
 }
 
 impl CaptureSpec {

@@ -5,6 +5,7 @@
 //! [`Config::settings`] checks it as a whole and gives [`Settings`], which the rest of the proxy
 //! uses. Nothing else in the proxy reads the file.
 
+mod evidence;
 mod revocation;
 mod settings;
 mod types;
@@ -14,16 +15,19 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
+pub use evidence::EvidenceSettings;
 pub use revocation::RevocationSettings;
 pub use settings::Settings;
 pub(crate) use settings::{check_net, patterns};
 pub use types::{
-    CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, ExceptionKind,
-    ExceptionRule, GenerateKey, IdentitySection, InboundRule, InboundSection, KeySection,
-    LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section, Ports,
-    ResumptionSection, RevocationSection, ServiceRule, VaultAppRoleSection, VaultAuthSection,
-    VaultCertificateSection, VaultClientSection, VaultJwtSection, VaultPkiSection, VaultSection,
-    VaultTokenFileSection, VaultTransitSection,
+    CaptureSection, Config, Confinement, CrlSource, Depth, DrainSection, EvidenceSection,
+    ExceptionKind, ExceptionRule, GenerateKey, IdentitySection, InboundRule, InboundSection,
+    KeySection, LimitsSection, LogFormat, LogSection, MemorySection, MeshSection, Pkcs11Section,
+    PodSection, Ports, ResumptionSection, RetentionSection, RevocationSection, ServiceRule,
+    VaultAppRoleSection, VaultAuthSection, VaultCertificateSection, VaultClientSection,
+    VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection, VaultTransitSection,
 };
 pub use vault::{CertificatesFrom, KeyIn, PkiSettings, TransitSettings};
 
@@ -96,8 +100,14 @@ impl Config {
     /// [`ConfigError::Syntax`], without quoting the file: it may hold what should not be in it.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let options = serde_saphyr::options! { with_snippet: false };
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| ConfigError::Syntax {
+        let parsed = serde_saphyr::from_str_with_options(text, options);
+        let parsed: Self = parsed.map_err(|error| ConfigError::Syntax {
             message: error.to_string(),
+        })?;
+        let digest = Sha256::digest(text);
+        Ok(Self {
+            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            ..parsed
         })
     }
 }

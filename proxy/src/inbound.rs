@@ -11,7 +11,7 @@ use sealwire_link::{Direction, Ended, Link, Links, Treatment, prepare, reset};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::capture::original_destination;
-use crate::observe::{Begun, Ending};
+use crate::observe::{Begun, Ending, Observer};
 use crate::state::{InForce, State};
 
 /// Where inbound connections come from, seen by the application: addresses that the capture rules
@@ -19,6 +19,11 @@ use crate::state::{InForce, State};
 /// them, so they prove nothing to the application.
 const HANDOVER_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 const HANDOVER_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// Whether a connection from or to this address is one that the proxy hands over.
+pub(crate) fn is_handover(ip: IpAddr) -> bool {
+    ip == HANDOVER_V4 || ip == HANDOVER_V6
+}
 
 /// How long the application may take to accept: it is in the same kernel.
 const HANDOVER: Duration = Duration::from_secs(5);
@@ -30,6 +35,8 @@ pub struct Inbound {
     pub state: Arc<State>,
     /// The accepter of links.
     pub links: Arc<Links>,
+    /// Who is told of connections.
+    pub observer: Observer,
 }
 
 impl Inbound {
@@ -38,25 +45,32 @@ impl Inbound {
         let destination = match original_destination(&peer) {
             Ok(Some(destination)) if !destination.ip().to_canonical().is_loopback() => destination,
             Ok(_) => {
-                return refuse_unredirected(
+                return self.refuse_unredirected(
                     peer,
                     source,
                     "it was addressed to the proxy's own port, or to loopback",
                 );
             }
-            Err(error) => return refuse_unredirected(peer, source, error),
+            Err(error) => return self.refuse_unredirected(peer, source, error),
         };
-        let begun = Begun::now(Direction::Inbound, source, destination);
-        begun.end(match self.state.flowing() {
-            Ok(in_force) => self.open(peer, &in_force, destination).await,
+        let mut begun = self.observer.begin(Direction::Inbound, source, destination);
+        let ending = match self.state.flowing() {
+            Ok(in_force) => self.open(peer, &in_force, destination, &mut begun).await,
             Err(missing) => {
                 reset(peer);
                 Ending::refused("not_ready", missing)
             }
-        });
+        };
+        begun.end(ending);
     }
 
-    async fn open(&self, peer: TcpStream, in_force: &InForce, destination: SocketAddr) -> Ending {
+    async fn open(
+        &self,
+        peer: TcpStream,
+        in_force: &InForce,
+        destination: SocketAddr,
+        begun: &mut Begun<'_>,
+    ) -> Ending {
         let deadline = Instant::now() + self.links.limits().handshake;
         let accepting = self
             .links
@@ -76,6 +90,7 @@ impl Inbound {
                 };
             }
         };
+        begun.sealed(link.live());
         let Ended { moved, outcome } = link.relay(app).await;
         Ending {
             treatment: Treatment::Seal,
@@ -121,6 +136,13 @@ impl Inbound {
             )),
         }
     }
+
+    fn refuse_unredirected(&self, peer: TcpStream, source: SocketAddr, why: impl ToString) {
+        let destination = peer.local_addr().unwrap_or(source);
+        reset(peer);
+        let begun = self.observer.begin(Direction::Inbound, source, destination);
+        begun.end(Ending::refused("not_captured", why));
+    }
 }
 
 /// Connects to the application as one of its own pod that comes through the proxy.
@@ -133,10 +155,4 @@ pub(crate) async fn hand_over(destination: SocketAddr) -> io::Result<TcpStream> 
     let app = socket.connect(destination).await?;
     prepare(&app)?;
     Ok(app)
-}
-
-fn refuse_unredirected(peer: TcpStream, source: SocketAddr, why: impl ToString) {
-    let destination = peer.local_addr().unwrap_or(source);
-    reset(peer);
-    Begun::now(Direction::Inbound, source, destination).end(Ending::refused("not_captured", why));
 }

@@ -183,6 +183,7 @@ impl Work {
             ("ports", was.ports != is.ports),
             ("limits", was.limits != is.limits),
             ("confinement", was.confinement != is.confinement),
+            ("evidence", was.evidence != is.evidence),
             ("log.format", was.log.format != is.log.format),
         ];
         let changed: Vec<_> = fixed
@@ -353,7 +354,7 @@ impl Work {
     /// The own certificate was revoked: the last good state is none any more. Whoever revoked it
     /// may have revoked others as well, so no link can be trusted to stay.
     fn stop(&self, problem: String) {
-        self.state.set(Need::Certificate, Condition::Unmet(problem));
+        self.state.is_revoked(problem);
         self.registry.close(CloseReason::Revocation, |_, _| true);
     }
 

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Ports;
-use crate::observe::{Begun, Ending};
+use crate::observe::{Ending, Observer};
 
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -62,44 +62,53 @@ pub(crate) fn register(listeners: Vec<StdListener>) -> io::Result<Vec<TcpListene
     listeners.into_iter().map(TcpListener::from_std).collect()
 }
 
-/// Accepts for ever and hands each connection, with its place among the open ones, to `serve`.
-pub(crate) async fn accept<F>(
-    listener: TcpListener,
-    direction: Direction,
-    places: Arc<Semaphore>,
-    serve: F,
-) where
-    F: Fn(TcpStream, SocketAddr, OwnedSemaphorePermit),
-{
-    let mut pause = Duration::from_millis(5);
-    loop {
-        match listener.accept().await {
-            Ok((socket, source)) => {
-                pause = Duration::from_millis(5);
-                match places.clone().try_acquire_owned() {
-                    Ok(place) => serve(socket, source, place),
-                    Err(_) => refuse(socket, source, direction),
+/// What comes to one listening socket.
+pub(crate) struct Arrivals {
+    pub(crate) listener: TcpListener,
+    pub(crate) direction: Direction,
+    /// The places of open connections, which all listeners share.
+    pub(crate) places: Arc<Semaphore>,
+    /// Who is told of those that are refused for want of a place.
+    pub(crate) observer: Observer,
+}
+
+impl Arrivals {
+    /// Accepts for ever and hands each connection, with its place among the open ones, to `serve`.
+    pub(crate) async fn accept<F>(self, serve: F)
+    where
+        F: Fn(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    {
+        let direction = self.direction.name();
+        let mut pause = Duration::from_millis(5);
+        loop {
+            match self.listener.accept().await {
+                Ok((socket, source)) => {
+                    pause = Duration::from_millis(5);
+                    match self.places.clone().try_acquire_owned() {
+                        Ok(place) => serve(socket, source, place),
+                        Err(_) => self.refuse(socket, source),
+                    }
                 }
-            }
-            Err(error) if is_of_the_connection(&error) => {}
-            Err(error) => {
-                counter!("sealwire_accept_errors_total", "direction" => direction.name())
-                    .increment(1);
-                tracing::warn!(%error, direction = direction.name(), ?pause, "cannot accept, pausing");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
+                    counter!("sealwire_accept_errors_total", "direction" => direction).increment(1);
+                    tracing::warn!(%error, direction, ?pause, "cannot accept, pausing");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
             }
         }
     }
-}
 
-fn refuse(socket: TcpStream, source: SocketAddr, direction: Direction) {
-    let destination = socket.local_addr().unwrap_or(source);
-    reset(socket);
-    Begun::now(direction, source, destination).end(Ending::refused(
-        "overloaded",
-        "limits.connections is reached: raise it, or run more replicas",
-    ));
+    fn refuse(&self, socket: TcpStream, source: SocketAddr) {
+        let destination = socket.local_addr().unwrap_or(source);
+        reset(socket);
+        let begun = self.observer.begin(self.direction, source, destination);
+        begun.end(Ending::refused(
+            "overloaded",
+            "limits.connections is reached: raise it, or run more replicas",
+        ));
+    }
 }
 
 /// The connection ended before it was accepted; the next one may be fine.

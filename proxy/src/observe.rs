@@ -1,12 +1,16 @@
-//! From a record to what people and machines see: one log line and the metrics, both made from
-//! the record alone.
+//! From a record to what people and machines see: one log line, the metrics and evidence, all made
+//! from the record alone.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use sealwire_link::{Direction, LinkFacts, Moved, Outcome, Record, Treatment};
+use sealwire_link::{Direction, LinkFacts, LiveLink, Moved, Outcome, Record, Treatment};
 use time::OffsetDateTime;
+
+use crate::evidence::{Reporter, Told};
+use crate::passing::Passage;
 
 /// Bounds of the buckets of durations, in seconds: from a resumed handshake to a slow HSM's.
 const SECONDS: [f64; 11] = [
@@ -139,16 +143,71 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "sealwire_development",
         "1 when development is allowed by the configuration"
     );
+    describe_evidence();
     Ok(handle)
+}
+
+fn describe_evidence() {
+    describe_gauge!(
+        "sealwire_evidence_written",
+        "1 while the log of evidence takes records"
+    );
+    describe_gauge!(
+        "sealwire_evidence_covered_until_seconds",
+        "End of the last window that is written, seconds since 1970"
+    );
+    describe_gauge!(
+        "sealwire_evidence_unsigned_since_seconds",
+        "Since when records wait for a signature that is due, seconds since 1970; 0 when none is"
+    );
+    describe_gauge!(
+        "sealwire_evidence_unsigned_records",
+        "Records that no checkpoint covers yet"
+    );
+    describe_gauge!(
+        "sealwire_evidence_log_records",
+        "Records in the log, those that were dropped by age or size among them"
+    );
+    describe_gauge!(
+        "sealwire_evidence_log_bytes",
+        "Bytes that the log's full bundles take"
+    );
+    describe_counter!(
+        "sealwire_evidence_records_lost_total",
+        "Records that were lost; a gap in the log says so"
+    );
+    describe_counter!(
+        "sealwire_evidence_checkpoints_total",
+        "Checkpoints that the key has signed"
+    );
+    describe_counter!(
+        "sealwire_evidence_signatures_total",
+        "Signatures asked of the key for evidence"
+    );
+    describe_gauge!(
+        "sealwire_census_unaccounted_sockets",
+        "Sockets in the pod that nobody accounts for, at the last census"
+    );
+    describe_histogram!("sealwire_census_seconds", "Time that a census took");
+}
+
+/// Whoever is told of connections, beside the log and the metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Observer {
+    /// Writes evidence, where any is written.
+    pub evidence: Option<Arc<Reporter>>,
 }
 
 /// A connection that has begun, and of which a record is due.
 #[derive(Debug)]
-pub struct Begun {
+pub struct Begun<'a> {
+    observer: &'a Observer,
     direction: Direction,
     source: SocketAddr,
     destination: SocketAddr,
     opened: OffsetDateTime,
+    /// The link that it goes over, once evidence is told of it.
+    told: Option<Told>,
 }
 
 /// How a connection went.
@@ -182,20 +241,41 @@ impl Ending {
     }
 }
 
-impl Begun {
+impl Observer {
     /// A connection begins now.
-    pub fn now(direction: Direction, source: SocketAddr, destination: SocketAddr) -> Self {
-        Self {
+    pub fn begin(
+        &self,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Begun<'_> {
+        Begun {
+            observer: self,
             direction,
             source: canonical(source),
             destination: canonical(destination),
             opened: OffsetDateTime::now_utc(),
+            told: None,
         }
+    }
+}
+
+impl Begun<'_> {
+    /// It goes on over this link.
+    pub fn sealed(&mut self, link: &Arc<LiveLink>) {
+        let evidence = self.observer.evidence.as_ref();
+        self.told = evidence.map(|evidence| evidence.opened(link));
+    }
+
+    /// An exception lets it through from now on.
+    pub fn passes(&mut self, passage: &Arc<Passage>) {
+        let evidence = self.observer.evidence.as_ref();
+        self.told = evidence.map(|_| Told::Passage(passage.clone()));
     }
 
     /// It has ended: writes the record.
     pub fn end(self, ending: Ending) {
-        observe(&Record {
+        let record = Record {
             direction: self.direction,
             source: self.source,
             destination: self.destination,
@@ -206,13 +286,13 @@ impl Begun {
             opened: self.opened,
             closed: OffsetDateTime::now_utc(),
             outcome: ending.outcome,
-        });
+        };
+        count(&record);
+        log(&record);
+        if let Some(evidence) = &self.observer.evidence {
+            evidence.ended(&record, self.told.as_ref());
+        }
     }
-}
-
-fn observe(record: &Record) {
-    count(record);
-    log(record);
 }
 
 fn count(record: &Record) {

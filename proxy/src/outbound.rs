@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealwire_link::{
-    CloseReason, Direction, Ended, Links, Moved, Request, Treatment, prepare, relay_plain, reset,
+    CloseReason, Direction, Ended, Links, Moving, Request, Treatment, prepare, relay_plain, reset,
 };
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
@@ -14,8 +14,9 @@ use tokio::net::TcpStream;
 use crate::capture::original_destination;
 use crate::capture::prove::ProofDesk;
 use crate::config::{ExceptionKind, ExceptionRule};
-use crate::observe::{Begun, Ending};
+use crate::observe::{Begun, Ending, Observer};
 use crate::observed_tls;
+use crate::passing::{Passage, Passing};
 use crate::policy::Decision;
 use crate::state::{InForce, State};
 
@@ -28,6 +29,10 @@ pub struct Outbound {
     pub links: Arc<Links>,
     /// Where connections to the reserved addresses are reported.
     pub desk: Arc<ProofDesk>,
+    /// What exceptions let through now.
+    pub passing: Arc<Passing>,
+    /// Who is told of connections.
+    pub observer: Observer,
 }
 
 impl Outbound {
@@ -36,22 +41,24 @@ impl Outbound {
         let destination = match original_destination(&app) {
             Ok(Some(destination)) => destination,
             Ok(None) => {
-                return refuse_unredirected(
+                return self.refuse_unredirected(
                     app,
                     source,
                     "it was addressed to the proxy's own port",
                 );
             }
-            Err(error) => return refuse_unredirected(app, source, error),
+            Err(error) => return self.refuse_unredirected(app, source, error),
         };
         if self.desk.claim(source, destination) {
             return;
         }
-        let begun = Begun::now(Direction::Outbound, source, destination);
+        let mut begun = self
+            .observer
+            .begin(Direction::Outbound, source, destination);
         let ending = match (prepare(&app), self.state.flowing()) {
             (Err(error), _) => Err((app, Ending::refused("interrupted", error))),
             (_, Err(missing)) => Err((app, Ending::refused("not_ready", missing))),
-            (Ok(()), Ok(in_force)) => self.decide(app, &in_force, destination).await,
+            (Ok(()), Ok(in_force)) => self.decide(app, &in_force, destination, &mut begun).await,
         };
         begun.end(ending.unwrap_or_else(|(app, ending)| {
             reset(app);
@@ -59,14 +66,20 @@ impl Outbound {
         }));
     }
 
-    async fn decide(&self, app: TcpStream, in_force: &InForce, destination: SocketAddr) -> Served {
+    async fn decide(
+        &self,
+        app: TcpStream,
+        in_force: &InForce,
+        destination: SocketAddr,
+        begun: &mut Begun<'_>,
+    ) -> Served {
         match in_force
             .settings
             .outbound
             .decide(destination, OffsetDateTime::now_utc())
         {
             Decision::Refuse(refusal) => Err((app, Ending::refused(refusal.reason(), refusal))),
-            Decision::Except(rule) => self.except(app, rule, destination).await,
+            Decision::Except(rule) => self.except(app, rule, destination, begun).await,
             Decision::Seal(naming) => {
                 let request = Request {
                     destination,
@@ -92,6 +105,7 @@ impl Outbound {
                     let link = Some(facts);
                     return Err((app, Ending { link, ..refused }));
                 }
+                begun.sealed(link.live());
                 let Ended { moved, outcome } = link.relay(app).await;
                 Ok(Ending {
                     treatment: Treatment::Seal,
@@ -109,6 +123,7 @@ impl Outbound {
         mut app: TcpStream,
         rule: &ExceptionRule,
         destination: SocketAddr,
+        begun: &mut Begun<'_>,
     ) -> Served {
         let deadline = tokio::time::Instant::now() + self.links.limits().handshake;
         let connecting = tokio::time::timeout_at(deadline, TcpStream::connect(destination));
@@ -141,17 +156,27 @@ impl Outbound {
         let (observed_tls, hello) = observed
             .map(|seen| (seen.description, seen.forwarded))
             .unzip();
-        let hello_bytes = hello.unwrap_or_default();
+        let passage = Passage {
+            rule: rule.name.clone(),
+            destination,
+            observed_tls: observed_tls.clone(),
+            moved: Moving::default(),
+        };
+        let passes = match self.passing.enter(&far, passage) {
+            Ok(passes) => passes,
+            Err(error) => return Err((app, Ending::refused("interrupted", error))),
+        };
+        begun.passes(&passes.passage);
         let half_closed_idle = self.links.limits().half_closed_idle;
-        let ended = relay_plain(app, far, half_closed_idle, self.over(rule)).await;
+        let (over, moving) = (self.over(rule), &passes.passage.moved);
+        let ended = relay_plain(app, far, half_closed_idle, over, moving).await;
+        let moved = ended.moved + hello.unwrap_or_default();
+        moving.is_at(moved);
         Ok(Ending {
             treatment,
             link: None,
             observed_tls,
-            moved: Moved {
-                sent: ended.moved.sent + hello_bytes.sent,
-                received: ended.moved.received + hello_bytes.received,
-            },
+            moved,
             outcome: ended.outcome,
         })
     }
@@ -164,13 +189,16 @@ impl Outbound {
             () = tokio::time::sleep(left) => CloseReason::Expiry,
         }
     }
+
+    fn refuse_unredirected(&self, app: TcpStream, source: SocketAddr, why: impl ToString) {
+        let destination = app.local_addr().unwrap_or(source);
+        reset(app);
+        let begun = self
+            .observer
+            .begin(Direction::Outbound, source, destination);
+        begun.end(Ending::refused("not_captured", why));
+    }
 }
 
 /// A connection that was relayed to its end, or one that is to be reset.
 type Served = Result<Ending, (TcpStream, Ending)>;
-
-fn refuse_unredirected(app: TcpStream, source: SocketAddr, why: impl ToString) {
-    let destination = app.local_addr().unwrap_or(source);
-    reset(app);
-    Begun::now(Direction::Outbound, source, destination).end(Ending::refused("not_captured", why));
-}

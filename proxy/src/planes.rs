@@ -193,7 +193,8 @@ async fn custody(Shared(planes): Shared<Arc<Planes>>) -> Response {
 }
 
 async fn links(Shared(planes): Shared<Arc<Planes>>) -> Response {
-    Json(planes.registry.list(MAX_LISTED)).into_response()
+    let links = planes.registry.list(MAX_LISTED);
+    Json(links.iter().map(Arc::as_ref).collect::<Vec<_>>()).into_response()
 }
 
 async fn set_log_level(Shared(planes): Shared<Arc<Planes>>, level: String) -> Response {

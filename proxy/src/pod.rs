@@ -28,6 +28,9 @@ pub struct PodFacts {
     /// Addresses of the node that the pod is on: they are added to capture.node.
     #[arg(long, value_delimiter = ',')]
     pub node_addresses: Vec<IpAddr>,
+    /// The name of the node that the pod is on, for evidence.
+    #[arg(long)]
+    pub node: Option<String>,
     /// The pod's own addresses, for identity.vaultPki.podAddresses.
     #[arg(long, value_delimiter = ',')]
     pub pod_addresses: Vec<IpAddr>,

@@ -2,11 +2,13 @@
 //! then the proxy locks itself in, and only then are threads started and the vendor's module
 //! loaded.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics::counter;
+use sealwire_evidence::record::{Stop, StopCause};
 use sealwire_keys::KeyConfig;
 use sealwire_link::background::yield_to_others;
 use sealwire_link::{CloseReason, Direction, Links, LinksConfig, Registry, SigningPool};
@@ -19,12 +21,14 @@ use crate::capture::prove::ProofDesk;
 use crate::config::{self, Config, CrlSource, KeyIn, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
 use crate::descriptors::raise_limit;
+use crate::evidence::{self, Evidence};
 use crate::inbound::Inbound;
 use crate::keeper::{Keeper, KeeperConfig};
-use crate::listen::{Listeners, accept, register};
+use crate::listen::{Arrivals, Listeners, register};
 use crate::logging::{self, LogLevel};
-use crate::observe::install_metrics;
+use crate::observe::{Observer, install_metrics};
 use crate::outbound::Outbound;
+use crate::passing::Passing;
 use crate::planes::{self, KeyCounters, Planes};
 use crate::pod::PodFacts;
 use crate::probes::{Lives, Probes};
@@ -62,6 +66,11 @@ impl Exit {
 pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
     let text = config::read(path)?;
     let settings = Arc::new(Config::parse(&text)?.for_pod(pod)?.settings()?);
+    let evidence = settings
+        .evidence
+        .clone()
+        .map(|evidence| evidence::Prepared::new(evidence, pod.node.as_deref()))
+        .transpose()?;
     let log_level = logging::start(&settings.config.log)
         .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
@@ -86,11 +95,64 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
         log_level,
         confinement,
         relays: relays.handle().clone(),
+        state: State::new(),
+        registry: Registry::new(),
+        passing: Arc::default(),
+        desk: Arc::default(),
     };
-    let exit = making.block_on(proxy.serve(listeners, probes));
+    let evidence = evidence
+        .map(|evidence| proxy.begin_evidence(evidence))
+        .transpose()?;
+    let observer = Observer {
+        evidence: evidence.as_ref().map(Evidence::reporter),
+    };
+    let ended = making.block_on(proxy.serve(listeners, observer, probes));
+    if let Some(evidence) = evidence {
+        let open = proxy.registry.len();
+        evidence.finish(stop_of(&ended, open), EVIDENCE_PATIENCE);
+    }
     abandon([relays, making]);
     sealwire_keys::finish(Duration::from_secs(1));
-    exit
+    ended.map(|ended| ended.exit)
+}
+
+/// How long the last window of evidence may take to be signed and written.
+const EVIDENCE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How serving ended.
+struct Served {
+    exit: Exit,
+    /// Whether connections were closed because the drain time was over.
+    cut: bool,
+}
+
+impl From<Exit> for Served {
+    fn from(exit: Exit) -> Self {
+        Self { exit, cut: false }
+    }
+}
+
+fn stop_of(ended: &anyhow::Result<Served>, open: usize) -> Stop {
+    let (cause, detail) = match ended {
+        Ok(Served {
+            exit: Exit::Drained,
+            cut: false,
+        }) => (StopCause::Drained, String::new()),
+        Ok(Served {
+            exit: Exit::Drained,
+            cut: true,
+        }) => (
+            StopCause::DrainTimeout,
+            "the drain time was over: what was still open has been closed".to_owned(),
+        ),
+        Ok(Served { exit, .. }) => (StopCause::Failed, format!("exit code {}", exit.code())),
+        Err(error) => (StopCause::Failed, format!("{error:#}")),
+    };
+    Stop {
+        cause,
+        detail,
+        open: u64::try_from(open).unwrap_or(u64::MAX),
+    }
 }
 
 /// Whatever still runs there ends with the process. Dropped, a runtime would wait for its blocking
@@ -101,7 +163,7 @@ fn abandon(runtimes: [Runtime; 2]) {
     }
 }
 
-fn runtime(name: &str, threads: usize, first: fn()) -> std::io::Result<Runtime> {
+fn runtime(name: &str, threads: usize, first: fn()) -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name(name)
@@ -140,6 +202,12 @@ fn what_to_confine(settings: &Settings, path: &Path) -> Confinement {
         (KeySection::Memory(section), _) => read.extend(section.file.parent().map(Path::to_owned)),
         _ => {}
     }
+    write.extend(
+        settings
+            .evidence
+            .iter()
+            .map(|evidence| evidence.directory.clone()),
+    );
     Confinement {
         landlock: config.confinement.landlock,
         seccomp: config.confinement.seccomp,
@@ -158,13 +226,31 @@ struct Proxy {
     confinement: Report,
     /// Where bytes are moved.
     relays: Handle,
+    state: Arc<State>,
+    registry: Arc<Registry>,
+    passing: Arc<Passing>,
+    desk: Arc<ProofDesk>,
 }
 
 impl Proxy {
-    async fn serve(self, listeners: Listeners, probes: Probes) -> anyhow::Result<Exit> {
+    fn begin_evidence(&self, prepared: evidence::Prepared) -> io::Result<Evidence> {
+        prepared.start(evidence::Parts {
+            settings: self.settings.clone(),
+            state: self.state.clone(),
+            registry: self.registry.clone(),
+            passing: self.passing.clone(),
+            desk: self.desk.clone(),
+        })
+    }
+
+    async fn serve(
+        &self,
+        listeners: Listeners,
+        observer: Observer,
+        probes: Probes,
+    ) -> anyhow::Result<Served> {
         let limits = self.settings.config.limits;
-        let state = State::new();
-        let registry = Registry::new();
+        let (state, registry, desk) = (&self.state, &self.registry, &self.desk);
         let places = Arc::new(Semaphore::new(limits.connections));
         let planes = Arc::new(Planes {
             state: state.clone(),
@@ -203,9 +289,9 @@ impl Proxy {
             first = state.first_in_force() => first,
             () = tokio::time::sleep(Duration::from_secs(limits.start_seconds)) => {
                 tracing::error!(health = ?state.health().needs, "key or certificate not usable in time");
-                return Ok(Exit::Identity);
+                return Ok(Exit::Identity.into());
             }
-            () = signals.end() => return Ok(Exit::Drained),
+            () = signals.end() => return Ok(Exit::Drained.into()),
         };
         let pool = Arc::new(SigningPool::start(
             first.epoch.credentials().key().parallelism(),
@@ -222,11 +308,12 @@ impl Proxy {
         let links = Arc::new(links.relaying_on(self.relays.clone()));
         // Nobody else sets it.
         let _ = planes.links.set(links.clone());
-        let desk = Arc::new(ProofDesk::default());
         let outbound = Arc::new(Outbound {
             state: state.clone(),
             links: links.clone(),
             desk: desk.clone(),
+            passing: self.passing.clone(),
+            observer: observer.clone(),
         });
         for listener in register(listeners.outbound)? {
             let outbound = outbound.clone();
@@ -237,11 +324,18 @@ impl Proxy {
                     drop(place);
                 });
             };
-            tokio::spawn(accept(listener, Direction::Outbound, places.clone(), serve));
+            let arrivals = Arrivals {
+                listener,
+                direction: Direction::Outbound,
+                places: places.clone(),
+                observer: observer.clone(),
+            };
+            tokio::spawn(arrivals.accept(serve));
         }
         let inbound = Arc::new(Inbound {
             state: state.clone(),
             links,
+            observer: observer.clone(),
         });
         for listener in register(listeners.inbound)? {
             let inbound = inbound.clone();
@@ -252,16 +346,25 @@ impl Proxy {
                     drop(place);
                 });
             };
-            tokio::spawn(accept(listener, Direction::Inbound, places.clone(), serve));
+            let arrivals = Arrivals {
+                listener,
+                direction: Direction::Inbound,
+                places: places.clone(),
+                observer: observer.clone(),
+            };
+            tokio::spawn(arrivals.accept(serve));
         }
 
         tokio::select! {
-            () = self.prove(&state, &desk) => return Ok(Exit::Capture),
+            () = self.prove(state, desk) => return Ok(Exit::Capture.into()),
             () = signals.end() => {}
             () = lives.ended() => tracing::info!("the application's containers have ended"),
         }
-        self.drain(&state, &registry, &places, &lives).await;
-        Ok(Exit::Drained)
+        let cut = self.drain(state, registry, &places, &lives).await;
+        Ok(Served {
+            exit: Exit::Drained,
+            cut,
+        })
     }
 
     /// Proves capture again and again. Returns only when it could not be proven in time at all.
@@ -299,8 +402,15 @@ impl Proxy {
 
     /// Goes on serving until the pod's connections have ended by themselves: readiness is false,
     /// and whoever still comes is served, since endpoints are withdrawn later than this begins, and
-    /// an application that is told to end together with this may still have something to say.
-    async fn drain(&self, state: &State, registry: &Registry, places: &Semaphore, lives: &Lives) {
+    /// an application that is told to end together with this may still have something to say. True
+    /// when the time was over first.
+    async fn drain(
+        &self,
+        state: &State,
+        registry: &Registry,
+        places: &Semaphore,
+        lives: &Lives,
+    ) -> bool {
         let section = self.settings.config.drain;
         let all = self.settings.config.limits.connections;
         let deadline = Instant::now() + Duration::from_secs(section.seconds);
@@ -314,7 +424,7 @@ impl Proxy {
                 quiet_since = None;
             } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= quiet {
                 tracing::info!("drained: no connection is open");
-                return;
+                return false;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -327,6 +437,7 @@ impl Proxy {
         // Long enough for the resets and the records.
         let all = u32::try_from(all).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
+        true
     }
 }
 
@@ -336,7 +447,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

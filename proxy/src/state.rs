@@ -2,8 +2,9 @@
 //! the prover, read by everything else.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sealwire_identity::{Epoch, Renewal};
 use sealwire_keys::{KeyHealth, VaultFigures};
@@ -32,10 +33,12 @@ pub enum Need {
     Certificate,
     /// The kernel's capture rules work.
     Capture,
+    /// Evidence is written, where the configuration requires it.
+    Evidence,
 }
 
 impl Need {
-    /// All of them.
+    /// Those that every proxy has.
     pub const ALL: [Self; 3] = [Self::Key, Self::Certificate, Self::Capture];
 
     /// Name in health and metrics.
@@ -44,6 +47,7 @@ impl Need {
             Self::Key => "key",
             Self::Certificate => "certificate",
             Self::Capture => "capture",
+            Self::Evidence => "evidence",
         }
     }
 }
@@ -67,10 +71,25 @@ pub struct State {
     key: Mutex<Option<KeyHealth>>,
     online: Mutex<Online>,
     renew: AtomicBool,
+    /// Whether a revocation list names the own certificate.
+    revoked: AtomicBool,
+    /// Who is told of every snapshot.
+    listener: OnceLock<Listener>,
     /// As it was last said in the log.
     ready: AtomicBool,
     draining: watch::Sender<bool>,
     closing: watch::Sender<bool>,
+}
+
+/// Is told of every snapshot.
+struct Listener(Box<Tell>);
+
+type Tell = dyn Fn(&Arc<InForce>) + Send + Sync;
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 /// How it stands with what is asked over the network.
@@ -110,6 +129,8 @@ impl State {
             key: Mutex::default(),
             online: Mutex::default(),
             renew: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
+            listener: OnceLock::new(),
             ready: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
@@ -151,7 +172,30 @@ impl State {
 
     /// Puts a snapshot in force.
     pub fn publish(&self, in_force: InForce) {
-        self.in_force.send_replace(Some(Arc::new(in_force)));
+        let in_force = Arc::new(in_force);
+        self.revoked.store(false, Ordering::Relaxed);
+        if let Some(Listener(tell)) = self.listener.get() {
+            tell(&in_force);
+        }
+        self.in_force.send_replace(Some(in_force));
+    }
+
+    /// Has `tell` called with every snapshot that is put in force from now on, before anything is
+    /// sealed under it: whoever looks from time to time would miss those in between. It must not
+    /// block. There is one listener.
+    pub fn listen(&self, tell: impl Fn(&Arc<InForce>) + Send + Sync + 'static) {
+        let _ = self.listener.set(Listener(Box::new(tell)));
+    }
+
+    /// A revocation list names the own certificate.
+    pub fn is_revoked(&self, problem: String) {
+        self.revoked.store(true, Ordering::Relaxed);
+        self.set(Need::Certificate, Condition::Unmet(problem));
+    }
+
+    /// Whether a revocation list names the own certificate.
+    pub fn revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
     }
 
     /// Waits until a snapshot is in force.

@@ -9,14 +9,20 @@
     reason = "tests fail loudly"
 )]
 
+use std::collections::HashSet;
 use std::env;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::net::{AddressFamily, SocketType, netlink, socket};
+use sealwire_evidence::record::SocketClass;
+use sealwire_proxy::census::{Known, Taker};
+use sealwire_proxy::config::Config;
 use sealwire_proxy::confine::{Confinement, Measure, Report, confine};
+use time::OffsetDateTime;
 
 /// Runs the test again in a process of its own; true in that process.
 fn inside(test: &str) -> bool {
@@ -89,6 +95,46 @@ fn sockets_of_other_families_are_refused_and_those_for_ip_are_not() {
         ] {
             socket(family, SocketType::STREAM, None).unwrap();
         }
+    }
+}
+
+#[test]
+fn netlink_tells_of_sockets_and_does_nothing_else_but_routes() {
+    if inside("netlink_tells_of_sockets_and_does_nothing_else_but_routes") {
+        locked_in();
+        let open = |kind| socket(AddressFamily::NETLINK, SocketType::RAW, kind);
+        open(Some(netlink::SOCK_DIAG)).unwrap();
+        // NETLINK_ROUTE, which is 0.
+        open(None).unwrap();
+        for kind in [netlink::NETFILTER, netlink::AUDIT, netlink::GENERIC] {
+            assert_eq!(open(Some(kind)).unwrap_err(), Errno::PERM, "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn a_census_can_be_taken() {
+    if inside("a_census_can_be_taken") {
+        locked_in();
+        let text = include_str!("../src/config/example.yaml");
+        let settings = Config::parse(text).unwrap().settings().unwrap();
+        let known = Known {
+            settings: Arc::new(settings),
+            links: HashSet::new(),
+            exceptions: HashSet::new(),
+            now: OffsetDateTime::now_utc(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let census = Taker::default().take(|| known.clone()).record;
+        drop(listener);
+        let told: Vec<_> = census.sockets.iter().map(|count| count.class).collect();
+        assert!(told.contains(&SocketClass::Listening), "{census:?}");
+        let missing = |what: &&str| census.unavailable.iter().any(|one| one.what == *what);
+        let missing: Vec<_> = ["sockets", "counters", "other sockets"]
+            .iter()
+            .filter(|what| missing(what))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }
 

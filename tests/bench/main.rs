@@ -9,6 +9,7 @@
     reason = "a tool for people, which fails loudly"
 )]
 
+mod evidence;
 mod hsm;
 mod load;
 
@@ -34,6 +35,8 @@ enum Command {
     Serve,
     /// What a frozen HSM costs.
     Freeze,
+    /// What evidence costs.
+    Evidence,
     /// What many handshakes at once cost, with a slow HSM.
     Burst,
     /// Signs by a key in a device, and prints how often it did in a second.
@@ -47,6 +50,7 @@ fn main() {
     match arguments.command {
         Some(Command::Serve) => load::serve(),
         Some(Command::Load { address }) => load::measure(address),
+        Some(Command::Evidence) => evidence::compare(arguments.rounds),
         Some(Command::Freeze) => hsm::freeze(),
         Some(Command::Burst) => hsm::burst(arguments.rounds),
         Some(Command::Sign { module, uri }) => hsm::sign(&module, &uri),

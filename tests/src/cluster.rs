@@ -307,14 +307,13 @@ impl Cluster {
             "metadata": { "name": "probing", "namespace": namespace },
             "spec": { "containers": [{ "name": "main", "image": "none" }] },
         });
-        let mut last = String::new();
         let deadline = std::time::Instant::now() + LONG;
         loop {
-            match self.dry_run(&pod) {
+            let last = match self.dry_run(&pod) {
                 Ok(pod) if is_sealed(&pod) => return,
-                Ok(pod) => last = pod.to_string(),
-                Err(error) => last = error,
-            }
+                Ok(pod) => pod.to_string(),
+                Err(error) => error,
+            };
             assert!(
                 std::time::Instant::now() < deadline,
                 "not sealing: {last}\n{}",

@@ -35,7 +35,7 @@ mod socket;
 pub use error::LinkError;
 pub use links::{Link, LinkLimits, Links, LinksConfig, Request};
 pub use pool::SigningPool;
-pub use record::{Direction, LinkFacts, Moved, Outcome, Record, Treatment};
+pub use record::{Direction, LinkFacts, Moved, Moving, Outcome, Record, Treatment};
 pub use registry::{CloseReason, LiveLink, Registry};
 pub use relay::{Ended, relay_plain};
 pub use socket::{prepare, reset};

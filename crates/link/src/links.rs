@@ -193,9 +193,15 @@ impl Links {
         };
         let facts = self.facts(&attempt, &sealed.connection, &peer.facts, begun.elapsed());
         let end = self.end(facts.ends);
+        // A socket that has no ends any more was reset meanwhile.
+        let near = sealed.socket.local_addr().map_err(LinkError::Interrupted)?;
+        let far = sealed.socket.peer_addr().map_err(LinkError::Interrupted)?;
         let link = LiveLink {
             direction: attempt.direction,
             destination: attempt.request.destination,
+            near,
+            far,
+            moved: Arc::default(),
             facts,
         };
         let Entered { membership, epoch } = self.config.registry.enter(link, peer);
@@ -345,7 +351,7 @@ impl Link {
     }
 
     /// The link as the registry lists it.
-    pub fn live(&self) -> &LiveLink {
+    pub fn live(&self) -> &Arc<LiveLink> {
         &self.membership.link
     }
 
@@ -397,12 +403,14 @@ impl Link {
 
     async fn relay_here(self, app: TcpStream) -> (Ended, Membership) {
         let mut membership = self.membership;
+        let moving = membership.link.moved.clone();
         let ended = relay_sealed(
             app,
             self.sealed,
             self.end,
             self.half_closed_idle,
             membership.closed(),
+            &moving,
         )
         .await;
         (ended, membership)

@@ -3,8 +3,11 @@
 //! are made from a [`Record`] alone, so that they cannot disagree.
 
 use std::net::SocketAddr;
+use std::ops::Add;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::registry::CloseReason;
@@ -84,6 +87,64 @@ pub struct Moved {
     pub received: u64,
 }
 
+impl Add for Moved {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            sent: self.sent.saturating_add(other.sent),
+            received: self.received.saturating_add(other.received),
+        }
+    }
+}
+
+/// Application bytes that a connection has moved so far, for others to look at while it is open.
+#[derive(Debug, Default)]
+pub struct Moving {
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// How much of it somebody has accounted for.
+    accounted: Mutex<Moved>,
+}
+
+impl Moving {
+    /// As far as it has come.
+    pub fn so_far(&self) -> Moved {
+        Moved {
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What was moved since this was last asked, so that each byte is accounted for once, whoever
+    /// asks and when.
+    pub fn account(&self) -> Moved {
+        // Nothing under the lock can leave it half changed.
+        let mut accounted = self
+            .accounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = *accounted;
+        *accounted = self.so_far();
+        Moved {
+            sent: accounted.sent.saturating_sub(before.sent),
+            received: accounted.received.saturating_sub(before.received),
+        }
+    }
+
+    /// Says how far it has come. One relay writes, so this is two plain stores.
+    pub fn is_at(&self, moved: Moved) {
+        self.sent.store(moved.sent, Ordering::Relaxed);
+        self.received.store(moved.received, Ordering::Relaxed);
+    }
+}
+
+impl Serialize for Moving {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.so_far().serialize(serializer)
+    }
+}
+
 /// How a connection ended.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -148,4 +209,21 @@ pub struct Record {
     pub closed: OffsetDateTime,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_accounted_for_once() {
+        let moving = Moving::default();
+        let moved = |sent, received| Moved { sent, received };
+        moving.is_at(moved(10, 1));
+        assert_eq!(moving.account(), moved(10, 1));
+        assert_eq!(moving.account(), moved(0, 0));
+        moving.is_at(moved(15, 1));
+        assert_eq!(moving.account(), moved(5, 0));
+        assert_eq!(moving.so_far(), moved(15, 1));
+    }
 }

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::CertificateDer;
 use sealwire_identity::{CertificateFacts, Epoch, PeerError, Role};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::{oneshot, watch};
 
-use crate::record::{Direction, LinkFacts};
+use crate::record::{Direction, LinkFacts, Moving};
 
 /// Why this proxy closed a link.
 #[derive(Copy, Clone, Debug, Eq, Hash, PartialEq, Serialize)]
@@ -88,9 +88,20 @@ pub struct LiveLink {
     pub direction: Direction,
     /// Where whoever opened it wanted to go.
     pub destination: SocketAddr,
+    /// Its own end on the wire.
+    pub near: SocketAddr,
+    /// The peer's end on the wire.
+    pub far: SocketAddr,
+    /// What it has moved so far.
+    #[serde(serialize_with = "so_far")]
+    pub moved: Arc<Moving>,
     /// Everything known about it.
     #[serde(flatten)]
     pub facts: LinkFacts,
+}
+
+fn so_far<S: Serializer>(moved: &Arc<Moving>, serializer: S) -> Result<S::Ok, S::Error> {
+    moved.serialize(serializer)
 }
 
 /// A peer as it has proven itself in a handshake; its links share it.
@@ -130,11 +141,11 @@ impl Registry {
         let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    /// At most `limit` live links, for people to look at.
-    pub fn list(&self, limit: usize) -> Vec<LiveLink> {
+    /// At most `limit` live links, as they are now.
+    pub fn list(&self, limit: usize) -> Vec<Arc<LiveLink>> {
         let live = self.lock();
         let links = live.links.values().take(limit);
-        links.map(|entry| entry.link.as_ref().clone()).collect()
+        links.map(|entry| entry.link.clone()).collect()
     }
 
     /// Judges every peer by `epoch` from now on, and retires the one before. A peer that it refuses

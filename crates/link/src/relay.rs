@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use self::far::{Broken, Far, Received};
 use crate::driver::Sealed;
-use crate::record::{Moved, Outcome};
+use crate::record::{Moved, Moving, Outcome};
 use crate::registry::CloseReason;
 use crate::socket::reset;
 
@@ -34,14 +34,16 @@ pub struct Ended {
 
 /// Relays between an application and an unsealed far side, for declared exceptions.
 ///
-/// `half_closed_idle` bounds how long a connection may stay half closed without a byte.
+/// `half_closed_idle` bounds how long a connection may stay half closed without a byte. How far it
+/// has come is said in `moving`.
 pub async fn relay_plain(
     app: TcpStream,
     far: TcpStream,
     half_closed_idle: Duration,
     closed: impl Future<Output = CloseReason>,
+    moving: &Moving,
 ) -> Ended {
-    let relay = Relay::new(app, Far::plain(far));
+    let relay = Relay::new(app, Far::plain(far), moving);
     relay.run(None, half_closed_idle, closed).await
 }
 
@@ -51,8 +53,9 @@ pub(crate) async fn relay_sealed(
     end: End,
     half_closed_idle: Duration,
     closed: impl Future<Output = CloseReason>,
+    moving: &Moving,
 ) -> Ended {
-    let relay = Relay::new(app, Far::sealed(sealed));
+    let relay = Relay::new(app, Far::sealed(sealed), moving);
     relay.run(Some(end), half_closed_idle, closed).await
 }
 
@@ -74,7 +77,7 @@ thread_local! {
     static SCRATCHES: RefCell<(Vec<u8>, Vec<u8>)> = RefCell::new((vec![0; SCRATCH], vec![0; SCRATCH]));
 }
 
-struct Relay {
+struct Relay<'a> {
     app: TcpStream,
     far: Far,
     outward: Way,
@@ -82,6 +85,8 @@ struct Relay {
     /// Opened bytes that the application has not taken yet.
     unread: Vec<u8>,
     moved: Moved,
+    /// Where others see how much that is.
+    moving: &'a Moving,
 }
 
 /// How far one direction has come.
@@ -95,8 +100,8 @@ enum Way {
     Done,
 }
 
-impl Relay {
-    fn new(app: TcpStream, far: Far) -> Self {
+impl<'a> Relay<'a> {
+    fn new(app: TcpStream, far: Far, moving: &'a Moving) -> Self {
         Self {
             app,
             far,
@@ -104,6 +109,7 @@ impl Relay {
             inward: Way::Open,
             unread: Vec::new(),
             moved: Moved::default(),
+            moving,
         }
     }
 
@@ -115,6 +121,7 @@ impl Relay {
     ) -> Ended {
         let outcome = self.until_ended(end, half_closed_idle, closed).await;
         let moved = self.moved;
+        self.moving.is_at(moved);
         if outcome != Outcome::Complete {
             // Whoever still listens must not take what it has for the whole.
             reset(self.app);
@@ -195,6 +202,7 @@ impl Relay {
         SCRATCHES.with_borrow_mut(|(near, far)| {
             let outward = self.poll_outward(cx, near)?;
             let inward = self.poll_inward(cx, near, far)?;
+            self.moving.is_at(self.moved);
             // Reading can produce bytes to send (a KeyUpdate's answer), after their turn.
             if self.far.wants_write() {
                 let _ = self.far.poll_flush(cx)?;

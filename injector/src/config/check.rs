@@ -18,6 +18,7 @@ pub fn sample_pod(namespace: &str) -> PodFacts {
         namespace: Some(namespace.to_owned()),
         service_account: Some("default".to_owned()),
         node_addresses: vec![[192, 0, 2, 1].into()],
+        node: Some("node".to_owned()),
         pod_addresses: vec![[192, 0, 2, 2].into()],
     }
 }

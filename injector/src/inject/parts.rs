@@ -7,7 +7,7 @@ use crate::config::{InjectorConfig, ModuleSource};
 use crate::names;
 
 /// Facts that the containers are given as arguments: environment variable, field, option.
-const FACTS: [(&str, &str, &str); 4] = [
+const FACTS: [(&str, &str, &str); 5] = [
     ("SEALWIRE_NAMESPACE", "metadata.namespace", "--namespace"),
     (
         "SEALWIRE_SERVICE_ACCOUNT",
@@ -19,6 +19,7 @@ const FACTS: [(&str, &str, &str); 4] = [
         "status.hostIPs",
         "--node-addresses",
     ),
+    ("SEALWIRE_NODE", "spec.nodeName", "--node"),
     ("SEALWIRE_POD_ADDRESSES", "status.podIPs", "--pod-addresses"),
 ];
 

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ const MAX_ARRIVALS: usize = 64;
 pub struct ProofDesk {
     arrivals: Mutex<HashSet<(SocketAddr, SocketAddr)>>,
     arrived: Notify,
+    /// Datagrams that the kernel has refused, or is about to.
+    datagrams: AtomicU64,
 }
 
 /// Capture has been seen to work.
@@ -74,7 +77,7 @@ impl ProofDesk {
     /// Reports a connection that arrived at the outbound port; true when it was one to a reserved
     /// address, which goes no further.
     pub fn claim(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        if !proof_addresses().contains(&destination.ip()) {
+        if !addresses().contains(&destination.ip()) {
             return false;
         }
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,18 +95,24 @@ impl ProofDesk {
     /// See [`ProofError`].
     pub async fn prove(&self) -> Result<Proof, ProofError> {
         self.forget();
-        let [v4, v6] = proof_addresses().map(|ip| SocketAddr::new(ip, PORT));
+        let [v4, v6] = addresses().map(|ip| SocketAddr::new(ip, PORT));
         self.prove_tcp(v4).await?;
         let ipv6 = self.prove_tcp(v6).await?;
-        prove_udp(v4).await?;
+        self.prove_udp(v4).await?;
         if ipv6 {
-            prove_udp(v6).await?;
+            self.prove_udp(v6).await?;
         }
         self.forget();
         Ok(Proof {
             at: OffsetDateTime::now_utc(),
             ipv6,
         })
+    }
+
+    /// How many datagrams the kernel has refused for the sake of proofs. One that is on its way to be
+    /// refused is among them already.
+    pub fn datagrams_refused(&self) -> u64 {
+        self.datagrams.load(Ordering::Relaxed)
     }
 
     /// True when it was captured, false when there is no route at all, and so nothing to capture.
@@ -149,6 +158,26 @@ impl ProofDesk {
             .contains(&(source, destination))
     }
 
+    async fn prove_udp(&self, destination: SocketAddr) -> Result<(), ProofError> {
+        self.datagrams.fetch_add(1, Ordering::Relaxed);
+        let error = match send_datagram(destination).await {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            sent => {
+                self.datagrams.fetch_sub(1, Ordering::Relaxed);
+                sent.err()
+            }
+        };
+        match error {
+            None => Err(ProofError::DatagramPassed { destination }),
+            Some(error) if is_unroutable(&error) => Ok(()),
+            // Anything else says nothing about the rules.
+            Some(error) => Err(ProofError::NotCaptured {
+                destination,
+                problem: error.to_string(),
+            }),
+        }
+    }
+
     fn forget(&self) {
         self.arrivals
             .lock()
@@ -157,33 +186,18 @@ impl ProofDesk {
     }
 }
 
-async fn prove_udp(destination: SocketAddr) -> Result<(), ProofError> {
+async fn send_datagram(destination: SocketAddr) -> io::Result<()> {
     let any: IpAddr = if destination.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    let sent = async {
-        UdpSocket::bind((any, 0))
-            .await?
-            .send_to(b"sealwire", destination)
-            .await
-    }
-    .await;
-    match sent {
-        Ok(_) => Err(ProofError::DatagramPassed { destination }),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied || is_unroutable(&error) => {
-            Ok(())
-        }
-        // Anything else says nothing about the rules.
-        Err(error) => Err(ProofError::NotCaptured {
-            destination,
-            problem: error.to_string(),
-        }),
-    }
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.send_to(b"sealwire", destination).await.map(|_| ())
 }
 
-fn proof_addresses() -> [IpAddr; 2] {
+/// The reserved addresses.
+pub(super) fn addresses() -> [IpAddr; 2] {
     [PROOF_V4, PROOF_V6].map(|text| text.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 

@@ -11,8 +11,8 @@ use sealwire_link::{Direction, LinkLimits, LiveLink};
 use time::OffsetDateTime;
 
 use super::{
-    CertificatesFrom, Config, ConfigError, ExceptionKind, GenerateKey, KeyIn, KeySection,
-    Pkcs11Section, RevocationSettings,
+    CertificatesFrom, Config, ConfigError, EvidenceSettings, ExceptionKind, GenerateKey, KeyIn,
+    KeySection, Pkcs11Section, RevocationSettings,
 };
 use crate::capture::{CaptureSpec, ExceptionSpec};
 use crate::policy::{Decision, InboundPolicy, OutboundPolicy};
@@ -42,6 +42,8 @@ pub struct Settings {
     pub inbound: InboundPolicy,
     /// What the kernel's rules are made from.
     pub capture: CaptureSpec,
+    /// Where evidence is written, and how; none is when none.
+    pub evidence: Option<EvidenceSettings>,
     /// Bounds of links.
     pub links: LinkLimits,
 }
@@ -86,6 +88,7 @@ impl Config {
             },
             inbound: InboundPolicy::new(&self.inbound)?,
             capture: self.capture_spec()?,
+            evidence: self.evidence()?,
             links: self.link_limits()?,
             config: self,
         })

@@ -1,6 +1,7 @@
 //! The configuration as it is written. Doc comments here become the reference
 //! (`docs/configuration.md`) and the descriptions in the JSON Schema.
 
+mod evidence;
 mod vault;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+pub use self::evidence::{EvidenceSection, PodSection, RetentionSection};
 pub use self::vault::{
     VaultAppRoleSection, VaultAuthSection, VaultCertificateSection, VaultClientSection,
     VaultJwtSection, VaultPkiSection, VaultSection, VaultTokenFileSection, VaultTransitSection,
@@ -21,6 +23,9 @@ pub use self::vault::{
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
+    /// SHA-256 of the file as it was read, in hexadecimal.
+    #[serde(skip)]
+    pub digest: String,
     /// Allows what must never run in production, such as a key in memory. Shown in health,
     /// metrics and logs.
     #[serde(default)]
@@ -51,6 +56,10 @@ pub struct Config {
     /// Bounds of everything that can grow. Changing them needs a restart.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// Evidence for auditors: what was sealed, by whose key, and what else moved. None is written
+    /// without this section. Changing it needs a restart.
+    #[serde(default)]
+    pub evidence: Option<EvidenceSection>,
     /// How the proxy ends.
     #[serde(default)]
     pub drain: DrainSection,

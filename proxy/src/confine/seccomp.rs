@@ -71,6 +71,10 @@ const FAMILIES: [i32; 4] = [
     libc::AF_NETLINK,
 ];
 
+/// What netlink may be asked for: addresses and routes, which the C library's resolver does, and
+/// sockets, which the census does.
+const NETLINKS: [i32; 2] = [libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG];
+
 /// Flags of `clone` that would make a namespace.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNS,
@@ -94,7 +98,7 @@ pub(super) enum SeccompError {
 pub(super) fn restrict() -> Result<(), SeccompError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    rules.insert(libc::SYS_socket, vec![other_families()?]);
+    rules.insert(libc::SYS_socket, vec![other_families()?, other_netlinks()?]);
     rules.insert(
         libc::SYS_clone,
         NAMESPACES
@@ -121,20 +125,28 @@ fn install(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<(), 
 
 /// Matches a family that is none of the allowed.
 fn other_families() -> Result<SeccompRule, BackendError> {
-    let differs = |family: i32| {
-        SeccompCondition::new(
-            0,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::Ne,
-            u64::from(family.unsigned_abs()),
-        )
-    };
+    let none = FAMILIES
+        .into_iter()
+        .map(|family| argument(0, SeccompCmpOp::Ne, family));
+    SeccompRule::new(none.collect::<Result<_, _>>()?)
+}
+
+/// Matches netlink for something that is none of the allowed.
+fn other_netlinks() -> Result<SeccompRule, BackendError> {
+    let netlink = argument(0, SeccompCmpOp::Eq, libc::AF_NETLINK);
+    let none = NETLINKS
+        .into_iter()
+        .map(|kind| argument(2, SeccompCmpOp::Ne, kind));
     SeccompRule::new(
-        FAMILIES
-            .into_iter()
-            .map(differs)
+        std::iter::once(netlink)
+            .chain(none)
             .collect::<Result<_, _>>()?,
     )
+}
+
+fn argument(at: u8, compare: SeccompCmpOp, value: i32) -> Result<SeccompCondition, BackendError> {
+    let value = u64::from(value.unsigned_abs());
+    SeccompCondition::new(at, SeccompCmpArgLen::Dword, compare, value)
 }
 
 /// Matches a `clone` with this flag.
