@@ -137,6 +137,31 @@ impl LogError {
     }
 }
 
+/// The logs that a directory is or holds, in order of their paths.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn logs_in(directory: &Path) -> Result<Vec<PathBuf>, LogError> {
+    let mut logs = Vec::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(path) = waiting.pop() {
+        if path.join(CHECKPOINT).is_file() || path.join(JOURNAL).is_file() {
+            logs.push(path);
+            continue;
+        }
+        let listed = std::fs::read_dir(&path).map_err(files::storage(&path, "list"))?;
+        for entry in listed {
+            let entry = entry.map_err(files::storage(&path, "list"))?;
+            // Links are not followed: they may lead round in circles.
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    logs.sort_unstable();
+    Ok(logs)
+}
+
 /// The name of a pod's log, such as `mesh.example/ns/shop/pod/web-0/6f1a…`. What a name must not
 /// have becomes `-`.
 pub fn origin_of(trust_domain: &str, pod: &Pod) -> String {
