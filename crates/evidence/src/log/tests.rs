@@ -8,6 +8,7 @@ use crate::testing::{Authority, Kind, Moving, Run, config, pod, start, stop};
 use crate::verify::{Expect, Problem, verify};
 
 mod crash;
+mod others;
 
 const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
