@@ -15,6 +15,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use super::LogError;
 use super::files::{Directory, JOURNAL, storage};
 use crate::record::LONGEST;
+use crate::tile::MOST_RECORDS;
 
 const MAGIC: [u8; 4] = *b"SWJ1";
 
@@ -222,7 +223,8 @@ impl JournalReader {
             .strip_prefix(&MAGIC)
             .and_then(|base| base.try_into().ok())
             .map(u64::from_be_bytes);
-        let Some(base) = base.filter(|_| check == checksum::<4>(&[said])) else {
+        let sound = |base: &u64| *base <= MOST_RECORDS && check == checksum::<4>(&[said]);
+        let Some(base) = base.filter(sound) else {
             return Ok(None);
         };
         Ok(Some(Self {

@@ -373,18 +373,23 @@ impl<'a> Walk<'a> {
                 self.chain.skip();
             }
         }
-        self.tree.push(leaf);
+        self.pass(leaf);
         for (tile, bytes) in self.edge.push(leaf) {
             self.compare_tile(tile, &bytes)?;
         }
-        if self.roots.len() as u64 > MOST_PENDING {
+        self.contained();
+        Ok(())
+    }
+
+    /// Adds a record to the tree, and keeps the root for checkpoints that name this size.
+    fn pass(&mut self, leaf: Hash) {
+        self.tree.push(leaf);
+        if u64::try_from(self.roots.len()).is_ok_and(|kept| kept > MOST_PENDING) {
             self.roots.pop_front();
         }
         let time = self.chain.last_time().unwrap_or(Timestamp::EPOCH);
         self.roots
             .push_back((self.tree.size(), self.tree.root(), time));
-        self.contained();
-        Ok(())
     }
 
     /// A checkpoint that a record carries.
@@ -587,10 +592,7 @@ impl<'a> Walk<'a> {
                     self.chain.skip();
                 }
             }
-            self.tree.push(Hash::leaf(&entry));
-            let time = self.chain.last_time().unwrap_or(Timestamp::EPOCH);
-            self.roots
-                .push_back((self.tree.size(), self.tree.root(), time));
+            self.pass(Hash::leaf(&entry));
         }
         match journal.ending() {
             Ending::Whole => {}
