@@ -7,7 +7,7 @@
 //! tile/L/NNN              hashes of the tree, 256 in a tile
 //! journal                 records that no checkpoint covers yet
 //! lock                    held by the writer
-//! new/                    files being written
+//! *.new                   files being written
 //! ```
 //!
 //! What is written is there for good once [`LogWriter::sync`] has returned: in the journal, and
@@ -34,7 +34,7 @@ pub use self::clock::{Clock, SystemClock};
 pub(crate) use self::edge::Edge;
 #[cfg(test)]
 pub(crate) use self::files::LOCK;
-pub(crate) use self::files::{CHECKPOINT, JOURNAL, read};
+pub(crate) use self::files::{CHECKPOINT, JOURNAL, is_new, read};
 pub(crate) use self::journal::{Ending, JournalReader};
 pub use self::reader::{Entry, Log, ReadError, Records};
 pub(crate) use self::tree::{Tree, TreeError, tiles_in};

@@ -160,7 +160,7 @@ impl Journal {
     }
 
     fn begin(directory: &Directory, base: u64) -> Result<Self, LogError> {
-        let (path, mut file) = directory.make(JOURNAL)?;
+        let (path, mut file) = directory.make(&directory.path(JOURNAL))?;
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(&base.to_be_bytes());
         header.extend_from_slice(&checksum::<4>(&[&header]));

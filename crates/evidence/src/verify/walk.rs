@@ -11,7 +11,7 @@ use super::signers::Signers;
 use super::{Expect, LogVerdict, Progress, Trust};
 use crate::log::{
     CHECKPOINT, Edge, Ending, JOURNAL, JournalReader, LogError, MOST_PENDING, Tree, TreeError,
-    read, tiles_in,
+    is_new, read, tiles_in,
 };
 use crate::merkle::{Compact, Hash};
 use crate::note::SignedCheckpoint;
@@ -75,8 +75,13 @@ impl<'a> Walk<'a> {
         let (tiles, strays) = tiles_in(self.directory)?;
         self.tiles = tiles;
         for stray in strays {
-            let detail = "no file of a log has this name";
-            self.say(Problem::Stray, Place::file(stray), detail);
+            let (problem, detail) = if is_new(&stray) {
+                let detail = "half written: a crash came, or the log is being written";
+                (Problem::Interrupted, detail)
+            } else {
+                (Problem::Stray, "no file of a log has this name")
+            };
+            self.say(problem, Place::file(stray), detail);
         }
         let size = signed.as_ref().map_or(0, |signed| signed.checkpoint().size);
         self.verdict.signed = size;
