@@ -4,10 +4,12 @@ mod cluster;
 mod demo;
 mod doctor;
 mod inject;
+mod evidence;
 mod keys;
 mod screen;
 mod status;
 mod vault;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -37,12 +39,19 @@ enum Command {
     Status(status::Status),
     /// Seals the pods in manifests, as the webhook seals them in a cluster, and prints them.
     Inject(inject::Options),
+    /// Shows what sidecars have written down.
+    #[command(subcommand)]
+    Evidence(evidence::Command),
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
     /// Sets up HashiCorp Vault or OpenBao for a mesh.
     #[command(subcommand)]
     Vault(vault::Command),
+    /// Checks logs of evidence, offline: that nothing was edited, and who says so.
+    ///
+    /// Ends with 0 when nothing is wrong, otherwise with 1, having said what is wrong, where, and since when.
+    Verify(verify::Verify),
 }
 
 fn main() -> ExitCode {
@@ -51,8 +60,10 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor.run(),
         Command::Status(status) => status.run(),
         Command::Inject(options) => inject::run(&options).map(|()| true),
+        Command::Evidence(command) => command.run().map(|()| true),
         Command::Keys(command) => command.run().map(|()| true),
         Command::Vault(command) => command.run().map(|()| true),
+        Command::Verify(verify) => verify.run(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

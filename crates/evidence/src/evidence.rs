@@ -148,3 +148,6 @@ impl Drop for Evidence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
