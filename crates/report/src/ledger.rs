@@ -1,0 +1,334 @@
+//! Folds records into an [`Account`], one at a time and in bounded memory: what is kept grows with
+//! pods, peers and keys, not with time. Records of one log come in their order; logs may come in
+//! any.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use sealwire_evidence::record::{Event, Gap, GapCause, Pod, Policy, Record, Window};
+use time::OffsetDateTime;
+
+use crate::account::{Account, GapAccount, LogAccount, LossReason, PodAccount};
+use crate::expected::Expected;
+use crate::period::Period;
+
+mod exceptions;
+mod flows;
+mod keys;
+mod lifetime;
+mod refusals;
+mod sockets;
+
+use exceptions::Exceptions;
+use flows::Flows;
+use keys::Keys;
+use lifetime::Lifetime;
+use refusals::Refusals;
+use sockets::Sockets;
+
+/// What is being added up.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    period: Period,
+    as_of: OffsetDateTime,
+    expected: Option<Expected>,
+    names: Names,
+    logs: Vec<LogAccount>,
+    pods: BTreeMap<PodKey, PodLedger>,
+    flows: Flows,
+    exceptions: Exceptions,
+    keys: Keys,
+    refusals: Refusals,
+    sockets: Sockets,
+    gaps: BTreeMap<GapCause, GapAccount>,
+    unavailable: BTreeMap<(String, String), u64>,
+}
+
+/// Reasons for missing figures that are told apart at most.
+const UNAVAILABLE: usize = 256;
+
+/// Namespace, name and UID.
+type PodKey = (String, String, String);
+
+/// A pod, while its records come in.
+#[derive(Debug)]
+struct PodLedger {
+    pod: Pod,
+    /// A number for sets.
+    number: u32,
+    identities: BTreeSet<Arc<str>>,
+    lifetime: Lifetime,
+    /// Parts of a window that came so far, and whether they are good.
+    parts: Option<(u32, Standing)>,
+}
+
+/// How much a record is worth.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Standing {
+    /// Under a signed checkpoint, and nothing speaks against it.
+    Proven,
+    /// Under no signed checkpoint.
+    Unsigned,
+    /// Verification found something wrong with it.
+    Doubtful,
+}
+
+/// Texts that come again and again, each kept once.
+#[derive(Debug, Default)]
+pub(crate) struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    pub(crate) fn get(&mut self, name: &str) -> Arc<str> {
+        match self.0.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let new: Arc<str> = Arc::from(name);
+                self.0.insert(new.clone());
+                new
+            }
+        }
+    }
+}
+
+impl Ledger {
+    /// For a period, with the pods that there should be. What is later than `as_of` does not
+    /// count.
+    pub(crate) fn new(period: Period, as_of: OffsetDateTime, expected: Option<Expected>) -> Self {
+        Self {
+            period,
+            as_of: as_of.min(period.to()),
+            expected,
+            names: Names::default(),
+            logs: Vec::new(),
+            pods: BTreeMap::new(),
+            flows: Flows::default(),
+            exceptions: Exceptions::default(),
+            keys: Keys::default(),
+            refusals: Refusals::default(),
+            sockets: Sockets::default(),
+            gaps: BTreeMap::new(),
+            unavailable: BTreeMap::new(),
+        }
+    }
+
+    /// A log whose records have come.
+    pub(crate) fn log(&mut self, log: LogAccount) {
+        self.logs.push(log);
+    }
+
+    /// The next record of a log.
+    pub(crate) fn add(&mut self, record: &Record, standing: Standing) {
+        let at = record.time.get();
+        let number = u32::try_from(self.pods.len()).unwrap_or(u32::MAX);
+        let key = (
+            record.pod.namespace.clone(),
+            record.pod.name.clone(),
+            record.pod.uid.clone(),
+        );
+        // A pod that begins when the period is over is none of it.
+        if at >= self.as_of && !self.pods.contains_key(&key) {
+            return;
+        }
+        let span = (self.period.from(), self.as_of);
+        let pod = self.pods.entry(key).or_insert_with(|| PodLedger {
+            pod: record.pod.clone(),
+            number,
+            identities: BTreeSet::new(),
+            lifetime: Lifetime::new(span, at),
+            parts: None,
+        });
+        pod.lifetime.heard(at);
+        let identity = self.names.get(record.identity.as_deref().unwrap_or_default());
+        let within = (self.period.from()..self.as_of).contains(&at);
+        if within && !identity.is_empty() {
+            pod.identities.insert(identity.clone());
+        }
+        match &record.event {
+            Event::Start(start) => {
+                pod.lifetime.start(at, start.window_seconds);
+                self.exceptions
+                    .declared(pod.number, &start.policy, at, span, &mut self.names);
+            }
+            Event::Policy(policy) => {
+                self.exceptions
+                    .declared(pod.number, policy, at, span, &mut self.names);
+            }
+            Event::Stop(stop) => pod.lifetime.stop(at, stop.cause),
+            Event::Retention(retention) => {
+                pod.lifetime.lived_since(retention.from.get());
+                for certificate in &retention.certificates {
+                    self.keys
+                        .certificate(pod.number, certificate, None, &mut self.names);
+                }
+                for custody in &retention.custody {
+                    self.keys.known(custody, &mut self.names);
+                }
+            }
+            Event::Custody(custody) => {
+                // A key stays the same one when it was last spoken of before the period.
+                self.keys.known(custody, &mut self.names);
+                if within {
+                    self.keys
+                        .custody(custody, record.boot, at, &identity, &mut self.names);
+                }
+            }
+            Event::Certificate(certificate) if at < self.as_of => {
+                self.keys
+                    .certificate(pod.number, certificate, Some(at), &mut self.names);
+            }
+            Event::Refusal(refusal) if within => {
+                self.refusals.example(refusal, &mut self.names);
+            }
+            Event::Gap(gap) => self.gap(&record.pod, gap),
+            Event::Window(window) => self.window(&record.pod, &identity, window, standing),
+            Event::Certificate(_) | Event::Refusal(_) => {}
+        }
+    }
+
+    fn window(&mut self, pod: &Pod, identity: &Arc<str>, window: &Window, standing: Standing) {
+        let Some(pod) = self.pods.get_mut(&key(pod)) else {
+            return;
+        };
+        // Parts of one window follow one another; only all of them together are the window.
+        let (part, standing) = match (window.part, pod.parts.take()) {
+            (1, _) => (1, standing),
+            (part, Some((before, worst))) if part == before + 1 => {
+                let standing = if standing == Standing::Proven {
+                    worst
+                } else {
+                    standing
+                };
+                (part, standing)
+            }
+            // A part is missing before it.
+            _ => (0, standing),
+        };
+        let last = window.part >= window.parts;
+        let loss = match (standing, &window.census) {
+            _ if part == 0 => Some(LossReason::Parts),
+            (Standing::Unsigned, _) => Some(LossReason::Unsigned),
+            (Standing::Doubtful, _) => Some(LossReason::Finding),
+            (Standing::Proven, _) if !last => None,
+            (Standing::Proven, None) => Some(LossReason::NoCensus),
+            (Standing::Proven, Some(census)) if !sockets::listed(census) => {
+                Some(LossReason::NoCensus)
+            }
+            (Standing::Proven, Some(census)) if sockets::unaccounted(census) > 0 => {
+                Some(LossReason::Sockets)
+            }
+            (Standing::Proven, Some(_)) => None,
+        };
+        if last {
+            pod.lifetime
+                .window(window.from.get(), window.to.get(), loss);
+        } else {
+            pod.parts = (part > 0).then_some((part, standing));
+        }
+
+        // A window counts where it ends: its connections cannot be divided.
+        let ends = window.to.get();
+        if ends <= self.period.from() || ends > self.as_of {
+            return;
+        }
+        self.flows.window(identity, window, &mut self.names);
+        self.exceptions
+            .used(pod.number, identity, &window.exceptions, &mut self.names);
+        self.refusals
+            .window(pod.number, &window.refusals, &mut self.names);
+        if last {
+            self.sockets.window(&pod.pod, window);
+        }
+        for missing in window.census.iter().flat_map(|census| &census.unavailable) {
+            let known = (missing.what.clone(), missing.why.clone());
+            if self.unavailable.len() < UNAVAILABLE || self.unavailable.contains_key(&known) {
+                *self.unavailable.entry(known).or_default() += 1;
+            }
+        }
+    }
+
+    fn gap(&mut self, pod: &Pod, gap: &Gap) {
+        let (from, to) = (gap.from.get(), gap.to.get());
+        if let Some(pod) = self.pods.get_mut(&key(pod)) {
+            pod.lifetime.gap(from, to, gap.cause, gap.lost);
+        }
+        let (from, to) = (from.max(self.period.from()), to.min(self.as_of));
+        if from > to || to <= self.period.from() {
+            return;
+        }
+        let sum = self.gaps.entry(gap.cause).or_default();
+        sum.count += 1;
+        sum.time += to - from;
+        sum.lost += gap.lost.unwrap_or(0);
+        if sum.example.is_empty() {
+            sum.example.clone_from(&gap.detail);
+        }
+    }
+
+    /// Everything has come.
+    pub(crate) fn finish(self) -> Account {
+        let mut heard: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut pods: Vec<PodAccount> = Vec::new();
+        for ((namespace, name, uid), pod) in self.pods {
+            let (listed, ended) = match &self.expected {
+                None => (None, None),
+                Some(list) => (
+                    Some(list.names(&namespace, &name, &uid)),
+                    list.ended(&namespace, &name, &uid),
+                ),
+            };
+            heard.extend(pod.identities.iter().cloned());
+            if let Some(account) = pod.lifetime.finish(ended) {
+                pods.push(PodAccount {
+                    pod: pod.pod,
+                    identities: pod.identities,
+                    listed,
+                    ..account
+                });
+            }
+        }
+        let missing = self.expected.as_ref().map_or_else(Vec::new, |list| {
+            let known: HashSet<(&str, &str)> = pods
+                .iter()
+                .map(|pod| (pod.pod.namespace.as_str(), pod.pod.name.as_str()))
+                .collect();
+            let uids: HashSet<&str> = pods.iter().map(|pod| pod.pod.uid.as_str()).collect();
+            list.iter()
+                .filter(|pod| match pod.uid.as_str() {
+                    "" => !known.contains(&(pod.namespace.as_str(), pod.name.as_str())),
+                    uid => !uids.contains(uid),
+                })
+                .map(|pod| format!("{}/{}", pod.namespace, pod.name))
+                .collect()
+        });
+        pods.sort_by(|one, two| {
+            (two.lost(), one.name(), &one.pod.uid).cmp(&(one.lost(), two.name(), &two.pod.uid))
+        });
+        let flows = self.flows.finish();
+        let keys = self.keys.finish(self.period, self.as_of, &flows.serials);
+        Account {
+            period: self.period,
+            as_of: self.as_of,
+            logs: self.logs,
+            pods,
+            listed: self.expected.as_ref().map(Expected::len),
+            missing,
+            unheard: flows.peers.difference(&heard).cloned().collect(),
+            flows: flows.rows,
+            aggregated: flows.aggregated,
+            merged: flows.merged,
+            exceptions: self.exceptions.finish(),
+            keys: keys.keys,
+            keys_unknown: keys.keys_unknown,
+            certificates: keys.certificates,
+            certificates_unknown: keys.certificates_unknown,
+            refusals: self.refusals.finish(),
+            sockets: self.sockets.finish(),
+            gaps: self.gaps,
+            unavailable: self.unavailable,
+        }
+    }
+}
+
+fn key(pod: &Pod) -> PodKey {
+    (pod.namespace.clone(), pod.name.clone(), pod.uid.clone())
+}
