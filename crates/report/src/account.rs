@@ -371,6 +371,16 @@ pub(crate) struct Pair {
     pub(crate) bytes: u64,
 }
 
+impl Pair {
+    /// How many connections there were: by the side that opened them, where its log is here.
+    pub(crate) fn connections(&self) -> u64 {
+        match self.opened {
+            0 => self.accepted,
+            opened => opened,
+        }
+    }
+}
+
 impl PodAccount {
     /// Its name as people write it.
     pub(crate) fn name(&self) -> String {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sealwire_evidence::record::{Event, Gap, GapCause, Pod, Policy, Record, Window};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use crate::account::{Account, GapAccount, LogAccount, LossReason, PodAccount};
 use crate::expected::Expected;
@@ -25,6 +25,8 @@ use keys::Keys;
 use lifetime::Lifetime;
 use refusals::Refusals;
 use sockets::Sockets;
+
+pub(crate) use sockets::unaccounted;
 
 /// What is being added up.
 #[derive(Debug)]
@@ -46,6 +48,9 @@ pub(crate) struct Ledger {
 
 /// Reasons for missing figures that are told apart at most.
 const UNAVAILABLE: usize = 256;
+
+/// How long before the end a record may still wait for its signature.
+const SIGNING: Duration = Duration::minutes(5);
 
 /// Namespace, name and UID.
 type PodKey = (String, String, String);
@@ -116,7 +121,13 @@ impl Ledger {
         self.logs.push(log);
     }
 
-    /// The next record of a log.
+    /// Whether what was recorded then should long be signed.
+    pub(crate) fn is_due(&self, at: OffsetDateTime) -> bool {
+        (self.period.from()..self.as_of - SIGNING).contains(&at)
+    }
+
+    /// The next record of a log. What speaks for the pods counts where it is proven; what speaks
+    /// against them counts anyway.
     pub(crate) fn add(&mut self, record: &Record, standing: Standing) {
         let at = record.time.get();
         let number = u32::try_from(self.pods.len()).unwrap_or(u32::MAX);
@@ -139,7 +150,8 @@ impl Ledger {
         });
         pod.lifetime.heard(at);
         let identity = self.names.get(record.identity.as_deref().unwrap_or_default());
-        let within = (self.period.from()..self.as_of).contains(&at);
+        let within = (span.0..span.1).contains(&at);
+        let proven = standing == Standing::Proven;
         if within && !identity.is_empty() {
             pod.identities.insert(identity.clone());
         }
@@ -164,7 +176,7 @@ impl Ledger {
                     self.keys.known(custody, &mut self.names);
                 }
             }
-            Event::Custody(custody) => {
+            Event::Custody(custody) if proven => {
                 // A key stays the same one when it was last spoken of before the period.
                 self.keys.known(custody, &mut self.names);
                 if within {
@@ -172,7 +184,7 @@ impl Ledger {
                         .custody(custody, record.boot, at, &identity, &mut self.names);
                 }
             }
-            Event::Certificate(certificate) if at < self.as_of => {
+            Event::Certificate(certificate) if proven && at < self.as_of => {
                 self.keys
                     .certificate(pod.number, certificate, Some(at), &mut self.names);
             }
@@ -181,7 +193,7 @@ impl Ledger {
             }
             Event::Gap(gap) => self.gap(&record.pod, gap),
             Event::Window(window) => self.window(&record.pod, &identity, window, standing),
-            Event::Certificate(_) | Event::Refusal(_) => {}
+            Event::Custody(_) | Event::Certificate(_) | Event::Refusal(_) => {}
         }
     }
 
@@ -230,7 +242,9 @@ impl Ledger {
         if ends <= self.period.from() || ends > self.as_of {
             return;
         }
-        self.flows.window(identity, window, &mut self.names);
+        if standing == Standing::Proven {
+            self.flows.window(identity, window, &mut self.names);
+        }
         self.exceptions
             .used(pod.number, identity, &window.exceptions, &mut self.names);
         self.refusals

@@ -149,6 +149,13 @@ impl Lifetime {
     /// What it comes to; `ended` is when somebody else says that the pod ended. None when it did
     /// not live in the period. Name and identities are filled in by whoever asks.
     pub(crate) fn finish(mut self, ended: Option<OffsetDateTime>) -> Option<PodAccount> {
+        // What was written last may not be signed yet, no more than the next window is due.
+        while let Some(last) = self.waiting.back()
+            && last.loss == Some(LossReason::Unsigned)
+            && self.to - last.from <= self.window * 2
+        {
+            self.waiting.pop_back();
+        }
         while !self.waiting.is_empty() {
             self.decide();
         }
@@ -358,6 +365,24 @@ mod tests {
         let pod = lifetime.finish(None).unwrap();
         assert_eq!(pod.alive, Duration::minutes(119));
         assert_eq!(pod.lost(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_newest_windows_may_wait_for_their_signature_and_older_ones_may_not() {
+        let unsigned = Some(LossReason::Unsigned);
+        let mut newest = lifetime(0);
+        windows(&mut newest, 0..119);
+        newest.window(at(119), at(120), unsigned);
+        assert_eq!(newest.finish(None).unwrap().lost(), Duration::ZERO);
+
+        let mut older = lifetime(0);
+        windows(&mut older, 0..110);
+        for minute in 110..120 {
+            older.window(at(minute), at(minute + 1), unsigned);
+        }
+        let pod = older.finish(None).unwrap();
+        assert_eq!(pod.lost(), Duration::minutes(8));
+        assert_eq!(pod.losses[0].why, LossReason::Unsigned);
     }
 
     #[test]
