@@ -2,6 +2,7 @@
 
 mod demo;
 mod keys;
+mod report;
 mod screen;
 mod vault;
 
@@ -26,6 +27,10 @@ enum Command {
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Says what logs of evidence come to, in one page for people and in files for auditors' tools.
+    ///
+    /// Ends with 0 when the answer is yes and every clause is satisfied, otherwise with 1.
+    Report(report::Report),
     /// Sets up HashiCorp Vault or OpenBao for a mesh.
     #[command(subcommand)]
     Vault(vault::Command),
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Keys(command) => command.run().map(|()| true),
+        Command::Report(report) => report.run(),
         Command::Vault(command) => command.run().map(|()| true),
     };
     match done {

@@ -50,6 +50,21 @@ pub(crate) fn envelope(
     }))
 }
 
+/// The key's public half, for whoever verifies.
+pub(crate) fn public_pem(key: &dyn PrivateKey) -> String {
+    const WIDTH: usize = 64;
+    let encoded = BASE64.encode(key.public_key().spki_der());
+    let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
+    for (place, letter) in encoded.chars().enumerate() {
+        if place > 0 && place % WIDTH == 0 {
+            pem.push('\n');
+        }
+        pem.push(letter);
+    }
+    pem.push_str("\n-----END PUBLIC KEY-----\n");
+    pem
+}
+
 /// What is signed: type and payload, each with its length before it (PAE of DSSE v1).
 fn encoded(payload: &[u8]) -> Vec<u8> {
     let mut encoded = format!(

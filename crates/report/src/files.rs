@@ -85,6 +85,11 @@ pub(crate) fn produce(
             about: "DSSE envelope over the assessment results",
             content: pretty(&dsse::envelope("assessment-results.json", &results, key)?)?,
         });
+        files.push(Produced {
+            name: "signer.pem",
+            about: "public half of the key that signed; have it from its owner as well",
+            content: dsse::public_pem(key).into_bytes(),
+        });
     }
     Ok(files)
 }
@@ -97,11 +102,13 @@ pub(crate) fn write(directory: &Path, files: &[Produced]) -> Result<Vec<PathBuf>
         move |source| ReportError::Write { path, source }
     };
     fs::create_dir_all(directory).map_err(failed(directory))?;
-    let signature = directory.join("assessment-results.json.sig");
-    match fs::remove_file(&signature) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(&signature)(error)),
+    for name in ["assessment-results.json.sig", "signer.pem"] {
+        let earlier = directory.join(name);
+        match fs::remove_file(&earlier) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(&earlier)(error)),
+        }
     }
     let mut written = Vec::new();
     for file in files {

@@ -168,11 +168,11 @@ impl Ledger {
             Event::Stop(stop) => pod.lifetime.stop(at, stop.cause),
             Event::Retention(retention) => {
                 pod.lifetime.lived_since(retention.from.get());
-                for certificate in &retention.certificates {
+                for certificate in retention.certificates.iter().filter(|_| proven) {
                     self.keys
                         .certificate(pod.number, certificate, None, &mut self.names);
                 }
-                for custody in &retention.custody {
+                for custody in retention.custody.iter().filter(|_| proven) {
                     self.keys.known(custody, &mut self.names);
                 }
             }
