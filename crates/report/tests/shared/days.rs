@@ -28,6 +28,8 @@ pub struct Mesh {
     root: PathBuf,
     ca: Issuer<'static, KeyPair>,
     ca_pem: String,
+    /// How long windows are meant to be.
+    pub window: Duration,
 }
 
 /// A pod that keeps a log.
@@ -42,6 +44,7 @@ pub struct Logging {
     until: OffsetDateTime,
     exceptions: Vec<DeclaredException>,
     directory: PathBuf,
+    window: Duration,
 }
 
 /// A clock that is moved.
@@ -70,6 +73,7 @@ impl Mesh {
             root: root.to_owned(),
             ca: Issuer::new(params, key),
             ca_pem,
+            window: Duration::MINUTE,
         }
     }
 
@@ -107,7 +111,8 @@ impl Mesh {
         let directory = self.logs().join(namespace).join(name);
         let clock = Arc::new(Moving(Mutex::new(at)));
         let boot = Boot::new(fastrand::u128(..).to_be_bytes());
-        let writer = open(&directory, &pod, boot, &clock, &credentials, &exceptions);
+        let window = self.window;
+        let writer = open(&directory, &pod, boot, &clock, &credentials, &exceptions, window);
         let mut logging = Logging {
             pod,
             identity,
@@ -118,6 +123,7 @@ impl Mesh {
             until: at,
             exceptions,
             directory,
+            window,
         };
         logging.introduce(CertificateEvent::Issued, CustodyOccasion::Start);
         logging
@@ -163,6 +169,7 @@ fn open(
     clock: &Arc<Moving>,
     credentials: &Credentials,
     exceptions: &[DeclaredException],
+    window: Duration,
 ) -> LogWriter {
     let config = LogConfig {
         directory: directory.to_owned(),
@@ -190,7 +197,7 @@ fn open(
             public_key_sha256: facts.public_key_sha256.clone(),
             serial: Some(facts.serial.clone()),
         }),
-        window_seconds: 60,
+        window_seconds: window.whole_seconds().unsigned_abs(),
         previous: None,
     };
     fs::create_dir_all(directory).unwrap();
@@ -223,11 +230,16 @@ impl Logging {
         self.checkpoint();
     }
 
-    /// So many minutes pass, with nothing in them.
-    pub fn idle(&mut self, minutes: u32) {
-        for _ in 0..minutes {
-            self.window(Duration::MINUTE, |_| {});
+    /// So many windows pass, with nothing in them.
+    pub fn idle(&mut self, windows: u32) {
+        for _ in 0..windows {
+            self.window(self.window, |_| {});
         }
+    }
+
+    /// End of the last window.
+    pub fn until(&self) -> OffsetDateTime {
+        self.until
     }
 
     /// The key shows that it is at hand.
@@ -260,13 +272,14 @@ impl Logging {
             until,
             exceptions,
             directory,
+            window,
             ..
         } = self;
         drop(writer);
         let until = until + dead;
         *clock.0.lock().unwrap() = until;
         let boot = Boot::new(fastrand::u128(..).to_be_bytes());
-        let writer = open(&directory, &pod, boot, &clock, &credentials, &exceptions);
+        let writer = open(&directory, &pod, boot, &clock, &credentials, &exceptions, window);
         let mut again = Self {
             pod,
             identity,
@@ -277,6 +290,7 @@ impl Logging {
             until,
             exceptions,
             directory,
+            window,
         };
         again.introduce(CertificateEvent::Issued, CustodyOccasion::Start);
         again
