@@ -49,7 +49,7 @@ pub(crate) fn cbom(made: &Made) -> Value {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": made.uuid("cbom").urn().to_string(),
+        "serialNumber": format!("urn:uuid:{}", made.uuid("cbom")),
         "version": 1,
         "metadata": {
             "timestamp": written(account.as_of),

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use sealwire_evidence::record::{Event, Gap, GapCause, Pod, Policy, Record, Window};
+use sealwire_evidence::record::{Event, Gap, GapCause, Pod, Record, Window};
 use time::{Duration, OffsetDateTime};
 
 use crate::account::{Account, GapAccount, LogAccount, LossReason, PodAccount};
@@ -225,7 +225,7 @@ impl Ledger {
             (Standing::Proven, Some(census)) if !sockets::listed(census) => {
                 Some(LossReason::NoCensus)
             }
-            (Standing::Proven, Some(census)) if sockets::unaccounted(census) > 0 => {
+            (Standing::Proven, Some(census)) if unaccounted(census) > 0 => {
                 Some(LossReason::Sockets)
             }
             (Standing::Proven, Some(_)) => None,

@@ -54,8 +54,8 @@ impl Made {
     }
 
     /// An identifier that is the same whenever the same report is made from the same logs.
-    pub(crate) fn uuid(&self, of: &str) -> Uuid {
-        Uuid::new_v5(&self.seed, of.as_bytes())
+    pub(crate) fn uuid(&self, of: &str) -> String {
+        Uuid::new_v5(&self.seed, of.as_bytes()).to_string()
     }
 
     /// The period, as people name it.

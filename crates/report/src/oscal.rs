@@ -5,7 +5,6 @@
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use uuid::Uuid;
 
 use crate::check::{Outcome, Verdict};
 use crate::files::Produced;
@@ -28,7 +27,7 @@ pub(crate) fn assessment_results(made: &Made, files: &[Produced]) -> Value {
         .collect();
     json!({
         "assessment-results": {
-            "uuid": made.uuid("assessment-results").to_string(),
+            "uuid": made.uuid("assessment-results"),
             "metadata": {
                 "title": format!("Sealwire evidence, {}", made.period_in_words()),
                 // Not the clock's time: the same logs give the same document.
@@ -231,7 +230,7 @@ impl<'a> Observations<'a> {
     }
 }
 
-fn observation(made: &Made, framework: &str, check: &str, outcome: &Outcome) -> Uuid {
+fn observation(made: &Made, framework: &str, check: &str, outcome: &Outcome) -> String {
     made.uuid(&format!("{framework}/observation/{check}/{}", outcome.says))
 }
 

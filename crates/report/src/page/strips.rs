@@ -59,7 +59,7 @@ pub(super) fn strips(account: &Account) -> Markup {
                 @for pod in account.pods.iter().take(PODS) {
                     li {
                         span.name { (pod.name()) }
-                        (strip(&pod.slots, &spoken(pod)))
+                        (strip(pod.slots.as_slice(), &spoken(pod)))
                         span.share { (share(pod.accounted, pod.alive)) }
                         @if !pod.losses.is_empty() { p.losses { (losses(pod)) } }
                     }
