@@ -398,11 +398,6 @@ impl ExceptionAccount {
     pub(crate) fn expired(&self, as_of: OffsetDateTime) -> bool {
         self.key.expires.is_none_or(|expires| expires <= as_of)
     }
-
-    /// Whether what it lets through is not sealed by anybody.
-    pub(crate) fn plaintext(&self) -> bool {
-        self.key.what.as_ref() != "require-tls"
-    }
 }
 
 impl KeyAccount {

@@ -63,8 +63,21 @@ struct PodLedger {
     number: u32,
     identities: BTreeSet<Arc<str>>,
     lifetime: Lifetime,
-    /// Parts of a window that came so far, and whether they are good.
-    parts: Option<(u32, Standing)>,
+    /// Parts of a window that came so far.
+    parts: Option<Parts>,
+}
+
+/// Parts of one window, which follow one another. Only all of them together are the window, and
+/// the census is in one of them.
+#[derive(Clone, Debug)]
+struct Parts {
+    /// The last that came; 0 when one is missing.
+    part: u32,
+    worst: Standing,
+    /// Whether there was a census of the sockets among them.
+    counted: bool,
+    /// Whether nobody accounts for some of these.
+    strange: bool,
 }
 
 /// How much a record is worth.
@@ -76,6 +89,44 @@ pub(crate) enum Standing {
     Unsigned,
     /// Verification found something wrong with it.
     Doubtful,
+}
+
+impl Parts {
+    fn with(before: Option<Self>, window: &Window, standing: Standing) -> Self {
+        let mut parts = match before {
+            Some(before) if before.part > 0 && window.part == before.part + 1 => Self {
+                part: window.part,
+                worst: match before.worst {
+                    Standing::Proven => standing,
+                    worse => worse,
+                },
+                ..before
+            },
+            _ => Self {
+                part: u32::from(window.part == 1),
+                worst: standing,
+                counted: false,
+                strange: false,
+            },
+        };
+        if let Some(census) = &window.census {
+            parts.counted |= sockets::listed(census);
+            parts.strange |= unaccounted(census) > 0;
+        }
+        parts
+    }
+
+    /// Why the time of the window is not accounted for, now that its last part is there.
+    fn loss(&self) -> Option<LossReason> {
+        match self.worst {
+            _ if self.part == 0 => Some(LossReason::Parts),
+            Standing::Unsigned => Some(LossReason::Unsigned),
+            Standing::Doubtful => Some(LossReason::Finding),
+            Standing::Proven if !self.counted => Some(LossReason::NoCensus),
+            Standing::Proven if self.strange => Some(LossReason::Sockets),
+            Standing::Proven => None,
+        }
+    }
 }
 
 /// Texts that come again and again, each kept once.
@@ -181,7 +232,7 @@ impl Ledger {
                 self.keys.known(custody, &mut self.names);
                 if within {
                     self.keys
-                        .custody(custody, record.boot, at, &identity, &mut self.names);
+                        .custody(custody, at, &identity, &mut self.names);
                 }
             }
             Event::Certificate(certificate) if proven && at < self.as_of => {
@@ -201,40 +252,13 @@ impl Ledger {
         let Some(pod) = self.pods.get_mut(&key(pod)) else {
             return;
         };
-        // Parts of one window follow one another; only all of them together are the window.
-        let (part, standing) = match (window.part, pod.parts.take()) {
-            (1, _) => (1, standing),
-            (part, Some((before, worst))) if part == before + 1 => {
-                let standing = if standing == Standing::Proven {
-                    worst
-                } else {
-                    standing
-                };
-                (part, standing)
-            }
-            // A part is missing before it.
-            _ => (0, standing),
-        };
+        let so_far = Parts::with(pod.parts.take(), window, standing);
         let last = window.part >= window.parts;
-        let loss = match (standing, &window.census) {
-            _ if part == 0 => Some(LossReason::Parts),
-            (Standing::Unsigned, _) => Some(LossReason::Unsigned),
-            (Standing::Doubtful, _) => Some(LossReason::Finding),
-            (Standing::Proven, _) if !last => None,
-            (Standing::Proven, None) => Some(LossReason::NoCensus),
-            (Standing::Proven, Some(census)) if !sockets::listed(census) => {
-                Some(LossReason::NoCensus)
-            }
-            (Standing::Proven, Some(census)) if unaccounted(census) > 0 => {
-                Some(LossReason::Sockets)
-            }
-            (Standing::Proven, Some(_)) => None,
-        };
         if last {
             pod.lifetime
-                .window(window.from.get(), window.to.get(), loss);
+                .window(window.from.get(), window.to.get(), so_far.loss());
         } else {
-            pod.parts = (part > 0).then_some((part, standing));
+            pod.parts = Some(so_far.clone());
         }
 
         // A window counts where it ends: its connections cannot be divided.
@@ -249,8 +273,10 @@ impl Ledger {
             .used(pod.number, identity, &window.exceptions, &mut self.names);
         self.refusals
             .window(pod.number, &window.refusals, &mut self.names);
-        if last {
-            self.sockets.window(&pod.pod, window);
+        match &window.census {
+            Some(census) => self.sockets.census(&pod.pod, census),
+            None if last && !so_far.counted => self.sockets.without(),
+            None => {}
         }
         for missing in window.census.iter().flat_map(|census| &census.unavailable) {
             let known = (missing.what.clone(), missing.why.clone());

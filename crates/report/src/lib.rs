@@ -39,7 +39,7 @@ use made::Made;
 
 pub use error::ReportError;
 pub use expected::{Expected, ExpectedError};
-pub use export::{Format, UnknownFormat, export};
+pub use export::{Format, UnknownFormat, export, export_columns};
 pub use framework::{Framework, UnknownFramework};
 pub use period::{Period, PeriodError};
 

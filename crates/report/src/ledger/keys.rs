@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sealwire_evidence::record::{Boot, Certificate, CertificateEvent, Custody};
+use sealwire_evidence::record::{Certificate, CertificateEvent, Custody};
 use time::OffsetDateTime;
 
 use super::Names;
@@ -39,12 +39,11 @@ impl Keys {
     pub(crate) fn custody(
         &mut self,
         custody: &Custody,
-        boot: Boot,
         at: OffsetDateTime,
         identity: &Arc<str>,
         names: &mut Names,
     ) {
-        let proven = custody.check(boot).is_ok();
+        let proven = custody.check().is_ok();
         let claims = Claims {
             sensitive: custody.sensitive,
             always_sensitive: custody.always_sensitive,

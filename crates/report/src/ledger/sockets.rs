@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sealwire_evidence::record::{Census, Pod, Protocol, Socket, SocketClass, Window};
+use sealwire_evidence::record::{Census, Pod, Protocol, Socket, SocketClass};
 
 use crate::account::{SocketsAccount, UnaccountedSocket};
 
@@ -41,14 +41,19 @@ pub(crate) fn unaccounted(census: &Census) -> u64 {
 }
 
 impl Sockets {
+    /// A window without a census.
+    pub(crate) fn without(&mut self) {
+        self.total.without += 1;
+    }
+
     /// A window's census.
-    pub(crate) fn window(&mut self, pod: &Pod, window: &Window) {
+    pub(crate) fn census(&mut self, pod: &Pod, census: &Census) {
         let total = &mut self.total;
-        let Some(census) = &window.census else {
+        if listed(census) {
+            total.censuses += 1;
+        } else {
             total.without += 1;
-            return;
-        };
-        total.censuses += 1;
+        }
         total.seen += census
             .sockets
             .iter()

@@ -24,18 +24,17 @@ use sealwire_keys::{
 use time::{Duration, OffsetDateTime};
 
 /// A mesh with a certificate authority, whose logs are under one directory.
-pub struct Mesh {
+pub(crate) struct Mesh {
     root: PathBuf,
     ca: Issuer<'static, KeyPair>,
-    ca_pem: String,
     /// How long windows are meant to be.
-    pub window: Duration,
+    pub(crate) window: Duration,
 }
 
 /// A pod that keeps a log.
-pub struct Logging {
-    pub pod: Pod,
-    pub identity: String,
+pub(crate) struct Logging {
+    pub(crate) pod: Pod,
+    pub(crate) identity: String,
     credentials: Credentials,
     writer: LogWriter,
     clock: Arc<Moving>,
@@ -49,7 +48,7 @@ pub struct Logging {
 
 /// A clock that is moved.
 #[derive(Debug)]
-pub struct Moving(Mutex<OffsetDateTime>);
+pub(crate) struct Moving(Mutex<OffsetDateTime>);
 
 impl Clock for Moving {
     fn now(&self) -> OffsetDateTime {
@@ -58,7 +57,7 @@ impl Clock for Moving {
 }
 
 impl Mesh {
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         fs::create_dir_all(root).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -67,31 +66,26 @@ impl Mesh {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = time::macros::datetime!(2026-01-01 00:00 UTC);
         params.not_after = time::macros::datetime!(2036-01-01 00:00 UTC);
-        let ca_pem = params.self_signed(&key).unwrap().pem();
-        fs::write(root.join("bundle.pem"), &ca_pem).unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        fs::write(root.join("bundle.pem"), pem).unwrap();
         Self {
             root: root.to_owned(),
             ca: Issuer::new(params, key),
-            ca_pem,
             window: Duration::MINUTE,
         }
     }
 
-    pub fn logs(&self) -> PathBuf {
+    pub(crate) fn logs(&self) -> PathBuf {
         self.root.join("logs")
-    }
-
-    pub fn bundle(&self) -> &str {
-        &self.ca_pem
     }
 
     /// A pod of a service account starts: its log has a start, a certificate and custody of a key
     /// in a token, and is signed.
-    pub fn pod(&self, account: &str, name: &str, at: OffsetDateTime) -> Logging {
+    pub(crate) fn pod(&self, account: &str, name: &str, at: OffsetDateTime) -> Logging {
         self.pod_with(account, name, at, Vec::new(), true)
     }
 
-    pub fn pod_with(
+    pub(crate) fn pod_with(
         &self,
         account: &str,
         name: &str,
@@ -205,12 +199,12 @@ fn open(
 }
 
 impl Logging {
-    pub fn serial(&self) -> &str {
+    pub(crate) fn serial(&self) -> &str {
         &self.credentials.facts().serial
     }
 
     /// A window passes, with what a test puts into it.
-    pub fn window(&mut self, length: Duration, fill: impl FnOnce(&mut Window)) {
+    pub(crate) fn window(&mut self, length: Duration, fill: impl FnOnce(&mut Window)) {
         let (from, to) = (self.until, self.until + length);
         *self.clock.0.lock().unwrap() = to;
         self.until = to;
@@ -231,38 +225,38 @@ impl Logging {
     }
 
     /// So many windows pass, with nothing in them.
-    pub fn idle(&mut self, windows: u32) {
+    pub(crate) fn idle(&mut self, windows: u32) {
         for _ in 0..windows {
             self.window(self.window, |_| {});
         }
     }
 
     /// End of the last window.
-    pub fn until(&self) -> OffsetDateTime {
+    pub(crate) fn until(&self) -> OffsetDateTime {
         self.until
     }
 
     /// The key shows that it is at hand.
-    pub fn custody(&mut self) {
+    pub(crate) fn custody(&mut self) {
         self.prove(CustodyOccasion::Periodic);
     }
 
-    pub fn append(&mut self, event: Event) {
+    pub(crate) fn append(&mut self, event: Event) {
         self.writer.append(event).unwrap();
     }
 
-    pub fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         self.writer
             .checkpoint(self.credentials.key().as_ref())
             .unwrap();
     }
 
-    pub fn gap(&mut self, gap: Gap) {
+    pub(crate) fn gap(&mut self, gap: Gap) {
         self.append(Event::Gap(gap));
     }
 
     /// The sidecar dies, and another run begins after a while.
-    pub fn crash(self, dead: Duration) -> Self {
+    pub(crate) fn crash(self, dead: Duration) -> Self {
         let Self {
             pod,
             identity,
@@ -297,12 +291,12 @@ impl Logging {
     }
 
     /// A new key and certificate follow.
-    pub fn rotate(&mut self, mesh: &Mesh) {
+    pub(crate) fn rotate(&mut self, mesh: &Mesh) {
         self.credentials = mesh.credentials(&self.identity, self.until, true);
         self.introduce(CertificateEvent::Renewed, CustodyOccasion::Rotation);
     }
 
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.append(Event::Stop(Stop {
             cause: StopCause::Drained,
             detail: "asked to end".to_owned(),
@@ -327,7 +321,7 @@ impl Logging {
 }
 
 /// Connections that one side opened to another, as the side that opened them records it.
-pub fn opened(
+pub(crate) fn opened(
     own: &Logging,
     peer: &str,
     to: &str,
@@ -339,7 +333,7 @@ pub fn opened(
 }
 
 /// The same as the other side does.
-pub fn accepted(
+pub(crate) fn accepted(
     own: &Logging,
     peer: &str,
     to: &str,
@@ -385,7 +379,7 @@ fn group(
     }
 }
 
-pub fn census(at: OffsetDateTime) -> Census {
+pub(crate) fn census(at: OffsetDateTime) -> Census {
     Census {
         taken: at.into(),
         took_micros: 800,
@@ -421,7 +415,7 @@ pub fn census(at: OffsetDateTime) -> Census {
     }
 }
 
-pub fn exception(rule: &str, what: &str, expires: OffsetDateTime) -> DeclaredException {
+pub(crate) fn exception(rule: &str, what: &str, expires: OffsetDateTime) -> DeclaredException {
     DeclaredException {
         rule: rule.to_owned(),
         what: what.to_owned(),
