@@ -6,10 +6,37 @@
 //! yields the records that are proven to be in one. Tools that make many logs write with a
 //! [`LogWriter`], on a thread and by a clock of their own.
 //!
-//! A [`Recorder`] never blocks. Everything else here waits for disks and devices: not for a
-//! runtime's workers.
+//! A [`Recorder`] never waits for disk or key. Everything else here does: not for a runtime's
+//! workers.
 
+mod evidence;
+mod log;
+mod merkle;
+mod note;
 pub mod record;
+mod recorder;
+mod signer;
+#[cfg(test)]
+mod testing;
+mod tile;
+mod verify;
+
+pub use evidence::{CensusTaker, Evidence, EvidenceConfig, Figures};
+pub use log::{
+    Clock, Cut, Entry, Log, LogConfig, LogError, LogWriter, ReadError, Records, RetentionLimits,
+    Standing, SystemClock, origin_of,
+};
+pub use merkle::Hash;
+pub use note::{Checkpoint, NoteError, OriginError, SignedCheckpoint};
+pub use recorder::Recorder;
+pub use verify::{
+    Expect, Finding, LogVerdict, Place, Problem, Progress, Severity, Trust, Verdict, verify,
+};
+
+/// The JSON Schema of a record.
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(record::Record)
+}
 
 /// Bytes in lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -7,6 +7,7 @@
 //! Every number is an integer of at most [`MOST`]: more than that, other readers of JSON get wrong.
 //! Digests and serial numbers are in lower-case hexadecimal, DER and signatures in base64.
 
+mod canonical;
 mod census;
 mod key;
 mod life;
@@ -21,6 +22,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub use self::canonical::{DecodeError, EncodeError};
 pub use self::census::{
     Census, InterfaceCounters, ProtocolCounters, Socket, SocketClass, SocketCount, Unavailable,
 };
@@ -114,7 +116,9 @@ impl Event {
 }
 
 /// A pod, as Kubernetes names it.
-#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(
+    Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
 pub struct Pod {
     /// Its namespace.
     pub namespace: String,

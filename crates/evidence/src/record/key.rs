@@ -116,6 +116,8 @@ pub struct KeyTransit {
 /// `made`, and `public_key_sha256`.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct CustodyProof {
+    /// Which run of the proxy asked for it.
+    pub boot: Boot,
     /// 128 random bits.
     pub nonce: String,
     /// When it was made.
@@ -186,7 +188,11 @@ impl Custody {
             reference: said.reference,
             provider: said.provider.to_owned(),
             algorithm: said.algorithm,
-            schemes: said.schemes.iter().map(|scheme| scheme.name().to_owned()).collect(),
+            schemes: said
+                .schemes
+                .iter()
+                .map(|scheme| scheme.name().to_owned())
+                .collect(),
             public_key_sha256: said.public_key_sha256,
             public_key: BASE64.encode(public.spki_der()),
             token: said.token.map(|token| KeyToken {
@@ -214,6 +220,7 @@ impl Custody {
             never_extractable: said.never_extractable,
             local: said.local,
             proof: CustodyProof {
+                boot,
                 nonce,
                 made: now,
                 scheme: scheme.name().to_owned(),
@@ -227,7 +234,7 @@ impl Custody {
     ///
     /// # Errors
     /// See [`ProofError`].
-    pub fn check(&self, boot: Boot) -> Result<PublicKey, ProofError> {
+    pub fn check(&self) -> Result<PublicKey, ProofError> {
         let field = |field, problem: &dyn std::fmt::Display| ProofError::Field {
             field,
             problem: problem.to_string(),
@@ -252,7 +259,7 @@ impl Custody {
             .decode(&self.proof.signature)
             .map_err(|error| field("proof.signature", &error))?;
         let message = proof_message(
-            boot,
+            self.proof.boot,
             &self.proof.nonce,
             self.proof.made,
             &self.public_key_sha256,

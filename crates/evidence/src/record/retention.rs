@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Previous;
 use super::key::{Certificate, Custody};
 use super::time::Timestamp;
-use super::{Boot, Previous};
 
 /// Records were dropped from the log's beginning. The tree keeps their hashes: whoever has a copy
 /// can still prove that it is the true one.
@@ -27,8 +27,6 @@ pub struct Retention {
     pub root: String,
     /// The last record dropped: the boot chain goes on from it.
     pub last: Previous,
-    /// Boot of the first record that is kept.
-    pub boot: Boot,
     /// Certificates from dropped records that still count, so that signatures stay verifiable.
     pub certificates: Vec<Certificate>,
     /// The last custody of each of their keys.

@@ -13,8 +13,8 @@ use super::time::Timestamp;
 /// What happened from `from` to `to`. Windows of a boot follow one another without a hole: what no
 /// window speaks of is not covered.
 ///
-/// A window that would be too long for one entry is written in parts, one after the other. Groups
-/// stand in one part only; census, exceptions and refusals are in the last.
+/// A window that would be too long for one entry is written in parts, one right after the other.
+/// Whatever is in it stands in one part only.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Window {
     /// Its begin: the end of the one before, or the start.
@@ -42,7 +42,9 @@ pub struct Window {
 }
 
 /// What a sealed connection is grouped by.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(
+    Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
 pub struct Flow {
     /// Who opened it.
     pub direction: Direction,
@@ -92,7 +94,9 @@ pub struct LinkGroup {
 }
 
 /// Who opened a connection, seen from this pod.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
     /// A peer connected to this pod.

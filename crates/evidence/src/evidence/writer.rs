@@ -1,0 +1,381 @@
+//! What the writer's thread does: waits for what there is to write, ends windows, and has the key
+//! sign. The only one that touches the log.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use sealwire_identity::Credentials;
+
+use super::{CensusTaker, EvidenceConfig, Figures};
+use crate::log::{LogError, LogWriter};
+use crate::record::{
+    Certificate, CertificateEvent, CustodyOccasion, Event, Gap, GapCause, Stop, Timestamp,
+};
+use crate::recorder::{Inbox, Shared, shorten};
+use crate::signer::{Job, Signed, Signer};
+
+/// Records that are kept while the disk takes none. At one window a minute, that is hours.
+const BACKLOG: usize = 512;
+
+/// The writer's thread.
+pub(super) struct Writer {
+    config: EvidenceConfig,
+    log: LogWriter,
+    census: Option<Box<dyn CensusTaker>>,
+    shared: Arc<Shared>,
+    signer: Signer,
+    figures: Arc<Mutex<Figures>>,
+    now: Figures,
+    /// What the disk has not taken yet, in order.
+    backlog: VecDeque<Event>,
+    /// What found no room there, and since when.
+    lost: Option<(Timestamp, u64)>,
+    /// Key and certificate that came last.
+    newest: Option<Arc<Credentials>>,
+    /// Those that sign: the key has shown that it is at hand, and the log says so.
+    signing: Option<Arc<Credentials>>,
+    /// What custody is to be recorded for.
+    custody: Option<CustodyOccasion>,
+    custody_due: Instant,
+    /// Something is to be signed.
+    wanted: bool,
+    window_ends: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(
+        config: EvidenceConfig,
+        log: LogWriter,
+        census: Option<Box<dyn CensusTaker>>,
+        shared: Arc<Shared>,
+        signer: Signer,
+        figures: Arc<Mutex<Figures>>,
+    ) -> Self {
+        let begun = Instant::now();
+        Self {
+            window_ends: begun + config.window,
+            custody_due: begun + config.custody_every,
+            config,
+            log,
+            census,
+            shared,
+            signer,
+            figures,
+            now: Figures::default(),
+            backlog: VecDeque::new(),
+            lost: None,
+            newest: None,
+            signing: None,
+            custody: None,
+            wanted: false,
+        }
+    }
+
+    /// Runs until somebody says how the run ends.
+    pub(super) fn run(mut self) -> Result<(), LogError> {
+        loop {
+            let inbox = self.shared.wait(self.window_ends);
+            let (stop, abandoned) = self.take(inbox);
+            if let Some((stop, until)) = stop {
+                return self.end(stop, until);
+            }
+            if abandoned {
+                return self.flush();
+            }
+            if Instant::now() >= self.window_ends {
+                self.end_window();
+                // One that is late does not make the next shorter.
+                let window = self.config.window;
+                self.window_ends = (self.window_ends + window).max(Instant::now());
+            }
+            if Instant::now() >= self.custody_due {
+                self.custody = self.custody.or(Some(CustodyOccasion::Periodic));
+                self.custody_due = Instant::now() + self.config.custody_every;
+            }
+            self.settle();
+        }
+    }
+
+    fn take(&mut self, inbox: Inbox) -> (Option<(Stop, Instant)>, bool) {
+        for (credentials, event) in inbox.credentials {
+            self.use_credentials(credentials, event);
+        }
+        for event in inbox.events {
+            self.put(event);
+        }
+        if let Some((from, lost)) = inbox.lost {
+            self.now.lost += lost;
+            let to = self.shared.now();
+            self.put(Event::Gap(Gap {
+                cause: GapCause::Overload,
+                from,
+                to,
+                lost: Some(lost),
+                detail: format!(
+                    "more than {} records waited for the writer",
+                    self.config.queue
+                ),
+            }));
+        }
+        for signed in inbox.signed {
+            self.signer.done();
+            self.take_signed(signed);
+        }
+        (inbox.stop, inbox.abandoned)
+    }
+
+    fn use_credentials(&mut self, credentials: Arc<Credentials>, event: CertificateEvent) {
+        self.log
+            .identity(Some(credentials.facts().spiffe_id.to_string()));
+        self.put(Event::Certificate(Box::new(Certificate::of(
+            &credentials,
+            event,
+        ))));
+        let key = |of: &Arc<Credentials>| of.key().public_key().clone();
+        if self.signing.as_ref().map(key) == Some(key(&credentials)) {
+            self.signing = Some(credentials.clone());
+        }
+        self.newest = Some(credentials);
+        self.want_custody_of_newest();
+    }
+
+    /// A key that has not shown that it is at hand does not sign.
+    fn want_custody_of_newest(&mut self) {
+        self.custody = match (&self.newest, &self.signing) {
+            (Some(_), None) => Some(CustodyOccasion::Start),
+            (Some(newest), Some(signing)) if !Arc::ptr_eq(newest, signing) => {
+                Some(CustodyOccasion::Rotation)
+            }
+            _ => self.custody,
+        };
+    }
+
+    fn take_signed(&mut self, signed: Signed) {
+        match signed {
+            Signed::Custody(credentials, custody) => {
+                self.now.key = None;
+                self.put(Event::Custody(custody));
+                self.signing = Some(credentials);
+            }
+            Signed::Checkpoint(signed) => match self.log.commit(&signed) {
+                Ok(()) => {
+                    self.now.key = None;
+                    self.now.checkpoints += 1;
+                    self.say_signed_late();
+                    self.keep_within_limits();
+                }
+                Err(error) => self.storage_fails(&error),
+            },
+            Signed::Failed(error) => {
+                tracing::warn!(%error, "evidence cannot be signed now: it is written on, and signed once it can be");
+                self.now.key = Some(error.to_string());
+                self.unsigned();
+                // Again at the next window's end, and not before: the device has its reasons.
+                self.want_custody_of_newest();
+            }
+        }
+    }
+
+    /// Ends the window that is open.
+    fn end_window(&mut self) {
+        let to = self.shared.now();
+        let gathered = self.shared.gathering().take(to);
+        let census = self
+            .census
+            .as_mut()
+            .map(|census| census.take(gathered.sealed, gathered.excepted));
+        for window in gathered.windows(census) {
+            self.put(Event::Window(Box::new(window)));
+        }
+        if self.wanted {
+            // What was to be signed a window ago is not yet.
+            self.unsigned();
+        }
+        self.wanted = true;
+    }
+
+    /// Writes what waits, waits for the disk, and gives the key something to do.
+    fn settle(&mut self) {
+        match self.flush() {
+            Ok(()) => {
+                self.now.storage = None;
+                self.give_work();
+            }
+            Err(error) => self.storage_fails(&error),
+        }
+        self.show();
+    }
+
+    fn give_work(&mut self) {
+        if self.signer.is_busy() {
+            return;
+        }
+        if let (Some(occasion), Some(newest)) = (self.custody, self.newest.clone()) {
+            // After a failure only when something is to be signed as well.
+            if self.now.key.is_none() || self.wanted {
+                self.custody = None;
+                self.now.signatures += 1;
+                return self.signer.give(Job::Custody(newest, occasion));
+            }
+        }
+        let Some(signing) = self.signing.clone().filter(|_| self.wanted) else {
+            return;
+        };
+        if Timestamp::from(signing.facts().not_after) <= self.shared.now() {
+            self.now.key = Some("its certificate has ended, and there is no other".to_owned());
+            return self.unsigned();
+        }
+        match self.log.cut() {
+            Ok(cut) => {
+                self.wanted = false;
+                self.now.signatures += 1;
+                self.signer.give(Job::Checkpoint(signing, cut));
+            }
+            Err(error) => self.storage_fails(&error),
+        }
+    }
+
+    /// Ends the run.
+    fn end(&mut self, stop: Stop, until: Instant) -> Result<(), LogError> {
+        self.end_window();
+        let mut stop = stop;
+        stop.open = self.shared.gathering().open();
+        shorten(&mut stop.detail);
+        if self.now.unsigned_since.is_some() {
+            self.say_unsigned_at_end();
+        }
+        self.put(Event::Stop(stop));
+        self.wanted = true;
+        self.settle();
+        let written = self.backlog.is_empty();
+        while (self.wanted || self.signer.is_busy()) && Instant::now() < until && written {
+            let inbox = self.shared.wait(until);
+            let failed = matches!(inbox.signed.first(), Some(Signed::Failed(_)));
+            for signed in inbox.signed {
+                self.signer.done();
+                // Nothing follows the stop: what is signed late is signed with it.
+                if let Signed::Checkpoint(signed) = signed {
+                    self.log.commit(&signed)?;
+                }
+            }
+            if failed {
+                break;
+            }
+            self.give_work();
+            if !self.signer.is_busy() {
+                break;
+            }
+        }
+        self.flush()
+    }
+
+    /// Adds a record, after those that wait.
+    fn put(&mut self, event: Event) {
+        if self.backlog.len() < BACKLOG {
+            self.backlog.push_back(event);
+        } else {
+            let now = self.shared.now();
+            let (_, lost) = self.lost.get_or_insert((now, 0));
+            *lost += 1;
+            self.now.lost += 1;
+        }
+    }
+
+    /// Writes what waits, and waits for the disk.
+    fn flush(&mut self) -> Result<(), LogError> {
+        let mut written = false;
+        while let Some(event) = self.backlog.front() {
+            let until = match event {
+                Event::Window(window) if window.part == window.parts => Some(window.to),
+                _ => None,
+            };
+            match self.log.append(event.clone()) {
+                Ok(_) => {}
+                Err(LogError::Record(error)) => {
+                    // It will never fit; that is our own fault, and is said.
+                    tracing::error!(%error, kind = event.kind(), "a record cannot be written");
+                    let now = self.shared.now();
+                    let (_, lost) = self.lost.get_or_insert((now, 0));
+                    *lost += 1;
+                    self.now.lost += 1;
+                }
+                Err(error) => return Err(error),
+            }
+            self.backlog.pop_front();
+            self.now.covered_until = until.or(self.now.covered_until);
+            written = true;
+        }
+        if let Some((from, lost)) = self.lost {
+            self.log.append(Event::Gap(Gap {
+                cause: GapCause::Storage,
+                from,
+                to: self.shared.now(),
+                lost: Some(lost),
+                detail: "the disk took no records for too long".to_owned(),
+            }))?;
+            self.lost = None;
+            written = true;
+        }
+        if written {
+            self.log.sync()?;
+        }
+        Ok(())
+    }
+
+    fn keep_within_limits(&mut self) {
+        if let Err(error) = self.log.retain() {
+            self.storage_fails(&error);
+        }
+    }
+
+    fn unsigned(&mut self) {
+        let now = self.shared.now();
+        self.now.unsigned_since.get_or_insert(now);
+    }
+
+    /// Something was signed later than it should have been.
+    fn say_signed_late(&mut self) {
+        if let Some(from) = self.now.unsigned_since.take() {
+            let to = self.shared.now();
+            self.put(Event::Gap(Gap {
+                cause: GapCause::Unsigned,
+                from,
+                to,
+                lost: Some(0),
+                detail: "the key did not sign: records of this time were signed at its end"
+                    .to_owned(),
+            }));
+        }
+    }
+
+    fn say_unsigned_at_end(&mut self) {
+        if let Some(from) = self.now.unsigned_since {
+            let to = self.shared.now();
+            let key = self.now.key.clone().unwrap_or_default();
+            let mut detail = format!("the key did not sign up to the end of the run: {key}");
+            shorten(&mut detail);
+            self.put(Event::Gap(Gap {
+                cause: GapCause::Unsigned,
+                from,
+                to,
+                lost: Some(0),
+                detail,
+            }));
+        }
+    }
+
+    fn storage_fails(&mut self, error: &LogError) {
+        if self.now.storage.is_none() {
+            tracing::error!(%error, "evidence cannot be written now: it is kept, up to a limit, and written once it can be");
+        }
+        self.now.storage = Some(error.to_string());
+    }
+
+    fn show(&mut self) {
+        self.now.log = self.log.standing();
+        self.now.waiting = u64::try_from(self.backlog.len()).unwrap_or(u64::MAX);
+        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.clone_from(&self.now);
+    }
+}

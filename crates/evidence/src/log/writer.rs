@@ -1,0 +1,511 @@
+//! The writer of a log. Blocks for disk and, where it signs itself, for the key: for a thread of
+//! its own.
+
+use std::path::Path;
+
+use sealwire_keys::PrivateKey;
+
+use super::edge::Edge;
+use super::files::{CHECKPOINT, Directory};
+use super::journal::Journal;
+use super::retain::Retain;
+use super::tree::tiles_in;
+use super::{LogConfig, LogError, MOST_PENDING};
+use crate::merkle::{Compact, Hash};
+use crate::note::{Checkpoint, SignedCheckpoint, check_origin};
+use crate::record::{Event, Gap, GapCause, Previous, Record, SchemaName, Start, Timestamp};
+use crate::tile::{Kind, Tile, WIDTH, add_entry, entries_of};
+
+/// How far a clock may be set back without a word about it.
+const CLOCK_TOLERANCE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Writes a log.
+#[derive(Debug)]
+pub struct LogWriter {
+    config: LogConfig,
+    directory: Directory,
+    state: State,
+    retain: Retain,
+    identity: Option<String>,
+    /// Number of the next record of this run.
+    seq: u64,
+    /// Whether it is unknown what the disk has: a sync has failed.
+    unsure: bool,
+}
+
+/// A tree to be signed.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    checkpoint: Checkpoint,
+}
+
+/// How a log stands.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Standing {
+    /// Records in it, those that were dropped included.
+    pub records: u64,
+    /// Records that no checkpoint covers yet.
+    pub pending: u64,
+    /// Bytes that those take.
+    pub pending_bytes: u64,
+    /// Bytes that full bundles take.
+    pub bytes: u64,
+}
+
+/// What is on disk.
+#[derive(Debug)]
+struct State {
+    origin: String,
+    /// The tree that is signed.
+    edge: Edge,
+    /// The tree with what waits in the journal.
+    tree: Compact,
+    journal: Journal,
+    last: Option<Previous>,
+    /// The newest checkpoint, until a record carries it.
+    unembedded: Option<String>,
+    /// Bytes of a record that a crash left half written.
+    torn: u64,
+}
+
+impl Cut {
+    /// What is to be signed.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+}
+
+impl LogWriter {
+    /// Opens a log, or begins one, and writes that a run begins. Where another has left off without
+    /// a word, that is written as well.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub fn open(config: LogConfig, start: Start) -> Result<Self, LogError> {
+        check_origin(&config.origin)?;
+        let directory = Directory::hold(&config.directory, config.durable)?;
+        let state = State::load(&directory, &config)?;
+        state.clear_leftovers(&directory)?;
+        let retain = Retain::of(&directory, state.edge.size())?;
+        let mut writer = Self {
+            config,
+            directory,
+            state,
+            retain,
+            identity: None,
+            seq: 0,
+            unsure: false,
+        };
+        writer.begin(start)?;
+        Ok(writer)
+    }
+
+    /// The log's name.
+    pub fn origin(&self) -> &str {
+        &self.state.origin
+    }
+
+    /// How the log stands.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            records: self.state.tree.size(),
+            pending: self.state.tree.size() - self.state.edge.size(),
+            pending_bytes: self.state.journal.bytes(),
+            bytes: self.retain.bytes(),
+        }
+    }
+
+    /// Whose records follow: the SPIFFE ID of the certificate in force.
+    pub fn identity(&mut self, spiffe_id: Option<String>) {
+        self.identity = spiffe_id;
+    }
+
+    /// Adds a record and says its index. It survives a crash once [`LogWriter::sync`] has returned.
+    ///
+    /// # Errors
+    /// When the disk does not take it, or too much waits for a signature. Nothing is written then.
+    pub fn append(&mut self, event: Event) -> Result<u64, LogError> {
+        if self.unsure {
+            self.recover()?;
+        }
+        let now = self.now();
+        if let Some(last) = self.state.last
+            && last.time.since(now) > CLOCK_TOLERANCE
+        {
+            self.write(
+                now,
+                Event::Gap(Gap {
+                    cause: GapCause::Clock,
+                    from: last.time,
+                    to: now,
+                    lost: Some(0),
+                    detail: "the clock was set back: times before and after do not compare"
+                        .to_owned(),
+                }),
+            )?;
+        }
+        self.write(now, event)
+    }
+
+    /// Waits until the disk has every record that was added.
+    ///
+    /// # Errors
+    /// When the disk does not say so. What it has is looked up before the next record, and what it
+    /// does not have is written as a gap.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        let synced = self.state.journal.sync(&self.directory);
+        self.unsure |= synced.is_err();
+        synced
+    }
+
+    /// Drops what is too old or too much, as far as that is configured: writes so now, and does so
+    /// once that is signed.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn retain(&mut self) -> Result<(), LogError> {
+        let now = self.now();
+        let size = self.state.edge.size();
+        let limits = &self.config.retention;
+        if let Some(note) = self.retain.plan(&self.directory, limits, now, size)? {
+            match self.append(Event::Retention(Box::new(note))) {
+                Ok(index) => self.retain.planned_at(index),
+                Err(error) => {
+                    self.retain = Retain::of(&self.directory, size)?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The tree as it is now, for a key to sign. Everything in it is on disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn cut(&mut self) -> Result<Cut, LogError> {
+        self.sync()?;
+        Ok(Cut {
+            checkpoint: Checkpoint {
+                origin: self.state.origin.clone(),
+                size: self.state.tree.size(),
+                root: self.state.tree.root(),
+            },
+        })
+    }
+
+    /// Puts a signed checkpoint in force. Records that were added since it was cut wait for the
+    /// next.
+    ///
+    /// # Errors
+    /// When the disk fails. The checkpoint before stays in force then.
+    pub fn commit(&mut self, signed: &SignedCheckpoint) -> Result<(), LogError> {
+        let size = signed.checkpoint().size;
+        let before = self.state.edge.size();
+        if size <= before {
+            return Ok(());
+        }
+        let edge = self.integrate(size)?;
+        if edge.compact().root() != signed.checkpoint().root {
+            return Err(LogError::damaged(
+                self.directory.path(super::JOURNAL),
+                "its records are not those that were signed",
+            ));
+        }
+        let note = signed.to_string();
+        self.directory.put(CHECKPOINT, note.as_bytes())?;
+        self.state.edge = edge;
+        self.state.unembedded = Some(note);
+        self.state.journal.continued(&self.directory, size)?;
+        self.remove_partials(before, size);
+        self.retain.drop_planned(&self.directory, size);
+        Ok(())
+    }
+
+    /// Signs the tree as it is now. Blocks for as long as the device takes.
+    ///
+    /// # Errors
+    /// When the disk fails, or the key does not sign.
+    pub fn checkpoint(&mut self, key: &dyn PrivateKey) -> Result<Checkpoint, LogError> {
+        let cut = self.cut()?;
+        let signed = cut.checkpoint.sign(key)?;
+        self.commit(&signed)?;
+        Ok(signed.checkpoint().clone())
+    }
+
+    /// The log's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::new(self.config.clock.now())
+    }
+
+    fn begin(&mut self, mut start: Start) -> Result<(), LogError> {
+        let before = self.state.last;
+        let torn = self.state.torn;
+        start.previous = before;
+        self.write(self.now(), Event::Start(Box::new(start)))?;
+        if let Some(before) = before {
+            self.say_what_was_missed(before, torn)?;
+        }
+        self.sync()
+    }
+
+    /// A run that left off without a stop record, or with one, and the time without any.
+    fn say_what_was_missed(&mut self, before: Previous, torn: u64) -> Result<(), LogError> {
+        let now = self.now();
+        let (cause, lost, detail) = if before.stopped {
+            let detail = "no proxy ran: nothing is known of this time".to_owned();
+            (GapCause::NotRunning, Some(0), detail)
+        } else {
+            let torn = match torn {
+                0 => String::new(),
+                torn => format!("; a record was cut short after {torn} bytes"),
+            };
+            let detail = format!(
+                "the run before ended without a stop record: nothing is known of this time{torn}"
+            );
+            (GapCause::Crash, None, detail)
+        };
+        self.append(Event::Gap(Gap {
+            cause,
+            from: before.time.min(now),
+            to: now,
+            lost,
+            detail,
+        }))?;
+        Ok(())
+    }
+
+    /// Finds out what the disk has, after it failed to say.
+    fn recover(&mut self) -> Result<(), LogError> {
+        let before = self.state.tree.size();
+        let state = State::load(&self.directory, &self.config)?;
+        self.state = state;
+        let ours = self.state.last.filter(|last| last.boot == self.config.boot);
+        self.seq = ours.map_or(0, |last| last.seq + 1);
+        self.unsure = false;
+        let lost = before.saturating_sub(self.state.tree.size());
+        if lost > 0 {
+            let now = self.now();
+            let from = self.state.last.map_or(now, |last| last.time);
+            self.write(
+                now,
+                Event::Gap(Gap {
+                    cause: GapCause::Storage,
+                    from,
+                    to: now,
+                    lost: Some(lost),
+                    detail: "the disk did not keep what was written to it".to_owned(),
+                }),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, now: Timestamp, event: Event) -> Result<u64, LogError> {
+        let standing = self.standing();
+        if standing.pending_bytes >= self.config.pending || standing.pending >= MOST_PENDING {
+            return Err(LogError::Full {
+                pending: standing.pending_bytes,
+                records: standing.pending,
+                limit: self.config.pending,
+            });
+        }
+        let stopped = matches!(event, Event::Stop(_));
+        let record = Record {
+            schema: SchemaName,
+            time: now,
+            pod: self.config.pod.clone(),
+            identity: self.identity.clone(),
+            boot: self.config.boot,
+            seq: self.seq,
+            checkpoint: self.state.unembedded.clone(),
+            event,
+        };
+        let entry = record.encode()?;
+        self.state.journal.append(&entry)?;
+        let index = self.state.tree.size();
+        self.state.tree.push(Hash::leaf(&entry));
+        self.state.unembedded = None;
+        self.state.last = Some(Previous {
+            boot: self.config.boot,
+            seq: self.seq,
+            time: now,
+            stopped,
+        });
+        self.seq += 1;
+        Ok(index)
+    }
+
+    /// Writes bundles and tiles for the records up to `size`, beside those that are in force.
+    fn integrate(&mut self, size: u64) -> Result<Edge, LogError> {
+        let mut edge = self.state.edge.clone();
+        let mut bundle = self.partial_bundle()?;
+        let mut journal = self.state.journal.reader()?;
+        while edge.size() < size {
+            let index = journal.next();
+            let entry = journal.next_entry()?.ok_or_else(|| {
+                let problem = format!("record {index} is not in it any more");
+                LogError::damaged(self.directory.path(super::JOURNAL), problem)
+            })?;
+            if index < edge.size() {
+                continue;
+            }
+            add_entry(&mut bundle, &entry);
+            for (tile, bytes) in edge.push(Hash::leaf(&entry)) {
+                self.directory.put(tile.path(), &bytes)?;
+            }
+            if edge.size().is_multiple_of(WIDTH) {
+                let full = Tile {
+                    kind: Kind::Entries,
+                    index: edge.size() / WIDTH - 1,
+                    width: WIDTH,
+                };
+                self.directory.put(full.path(), &bundle)?;
+                self.retain.grown(&bundle);
+                bundle.clear();
+            }
+        }
+        for tile in Tile::edge(size).filter(|tile| tile.kind == Kind::Entries) {
+            self.directory.put(tile.path(), &bundle)?;
+        }
+        for (tile, bytes) in edge.partial_tiles() {
+            self.directory.put(tile.path(), &bytes)?;
+        }
+        Ok(edge)
+    }
+
+    fn partial_bundle(&self) -> Result<Vec<u8>, LogError> {
+        let tile = Tile::edge(self.state.edge.size()).find(|tile| tile.kind == Kind::Entries);
+        let Some(tile) = tile else {
+            return Ok(Vec::new());
+        };
+        let found = self.directory.read(tile.path())?;
+        found.ok_or_else(|| missing(&self.directory, &tile))
+    }
+
+    /// Removes what the tree before had at its edge and this one has not.
+    fn remove_partials(&self, before: u64, size: u64) {
+        let kept: Vec<Tile> = Tile::edge(size).collect();
+        for tile in Tile::edge(before).filter(|tile| !kept.contains(tile)) {
+            self.directory.remove(tile.path());
+            if let Some(folder) = tile.path().parent() {
+                self.directory.remove_if_empty(folder);
+            }
+        }
+    }
+}
+
+impl State {
+    fn load(directory: &Directory, config: &LogConfig) -> Result<Self, LogError> {
+        let path = directory.path(CHECKPOINT);
+        let signed = match directory.read(CHECKPOINT)? {
+            None => None,
+            Some(bytes) => {
+                let note = String::from_utf8(bytes)
+                    .map_err(|_| LogError::damaged(&path, "it is not text"))?;
+                let signed = SignedCheckpoint::read(&note)
+                    .map_err(|error| LogError::damaged(&path, error))?;
+                Some(signed)
+            }
+        };
+        let size = signed.as_ref().map_or(0, |signed| signed.checkpoint().size);
+        let edge = Edge::load(
+            size,
+            |tile| {
+                let found = directory.read(tile.path())?;
+                found.ok_or_else(|| missing(directory, &tile))
+            },
+            |tile| {
+                LogError::damaged(
+                    directory.path(tile.path()),
+                    "it is not as wide as its name says",
+                )
+            },
+        )?;
+        let mut tree = edge.compact();
+        if let Some(signed) = &signed
+            && tree.root() != signed.checkpoint().root
+        {
+            return Err(LogError::damaged(&path, "the tiles lead to another root"));
+        }
+        let mut last_entry = None;
+        let (journal, torn) = Journal::open(directory, size, |index, entry| {
+            if index == tree.size() {
+                tree.push(Hash::leaf(entry));
+                last_entry = Some(entry.to_vec());
+            } else if index > tree.size() {
+                let problem = format!("it begins with record {index}, signed are {size}");
+                return Err(LogError::damaged(directory.path(super::JOURNAL), problem));
+            }
+            Ok(())
+        })?;
+        if journal.next() != tree.size() {
+            let problem = format!("it goes to record {}, signed are {size}", journal.next());
+            return Err(LogError::damaged(directory.path(super::JOURNAL), problem));
+        }
+        let last = match last_entry {
+            Some(entry) => Some(last_of(&entry, &directory.path(super::JOURNAL))?),
+            None => last_signed(directory, size)?,
+        };
+        Ok(Self {
+            origin: signed.as_ref().map_or_else(
+                || config.origin.clone(),
+                |signed| signed.checkpoint().origin.clone(),
+            ),
+            edge,
+            tree,
+            journal,
+            last,
+            unembedded: signed.map(|signed| signed.to_string()),
+            torn,
+        })
+    }
+
+    /// Removes partial tiles that a crash left beside those in force.
+    fn clear_leftovers(&self, directory: &Directory) -> Result<(), LogError> {
+        let kept: Vec<Tile> = Tile::edge(self.edge.size()).collect();
+        let (tiles, _) = tiles_in(&directory.path(""))?;
+        let partial = tiles.iter().filter(|tile| tile.width < WIDTH);
+        for tile in partial.filter(|tile| !kept.contains(tile)) {
+            directory.remove(tile.path());
+        }
+        Ok(())
+    }
+}
+
+/// The last record that is signed.
+fn last_signed(directory: &Directory, size: u64) -> Result<Option<Previous>, LogError> {
+    let Some(index) = size.checked_sub(1).map(|last| last / WIDTH) else {
+        return Ok(None);
+    };
+    let width = match size % WIDTH {
+        0 => WIDTH,
+        width => width,
+    };
+    let tile = Tile {
+        kind: Kind::Entries,
+        index,
+        width,
+    };
+    let found = directory.read(tile.path())?;
+    let bundle = found.ok_or_else(|| missing(directory, &tile))?;
+    let path = directory.path(tile.path());
+    let (entries, _) = entries_of(&bundle);
+    let entry = entries.last();
+    let entry = entry.ok_or_else(|| LogError::damaged(&path, "there is no record in it"))?;
+    last_of(entry, &path).map(Some)
+}
+
+fn last_of(entry: &[u8], path: &Path) -> Result<Previous, LogError> {
+    let record = Record::decode(entry).map_err(|error| LogError::damaged(path, error))?;
+    Ok(Previous {
+        boot: record.boot,
+        seq: record.seq,
+        time: record.time,
+        stopped: matches!(record.event, Event::Stop(_)),
+    })
+}
+
+fn missing(directory: &Directory, tile: &Tile) -> LogError {
+    LogError::damaged(directory.path(tile.path()), "it is not there")
+}
