@@ -1,10 +1,12 @@
 //! `sealwire`, for people: see it work on this machine.
 
 mod demo;
+mod evidence;
 mod keys;
 mod report;
 mod screen;
 mod vault;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,9 @@ enum Command {
     ///
     /// Everything happens in namespaces that end with it: nothing of this machine is changed.
     Demo(demo::Options),
+    /// Shows what sidecars have written down.
+    #[command(subcommand)]
+    Evidence(evidence::Command),
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -34,14 +39,20 @@ enum Command {
     /// Sets up HashiCorp Vault or OpenBao for a mesh.
     #[command(subcommand)]
     Vault(vault::Command),
+    /// Checks logs of evidence, offline: that nothing was edited, and who says so.
+    ///
+    /// Ends with 0 when nothing is wrong, otherwise with 1, having said what is wrong, where, and since when.
+    Verify(verify::Verify),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Evidence(command) => command.run().map(|()| true),
         Command::Keys(command) => command.run().map(|()| true),
         Command::Report(report) => report.run(),
         Command::Vault(command) => command.run().map(|()| true),
+        Command::Verify(verify) => verify.run(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,7 +1,6 @@
 //! `sealwire report` and `sealwire evidence export`: what logs come to, for people, auditors' tools
 //! and engines that search them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -12,19 +11,13 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use sealwire_evidence::Trust;
-use sealwire_identity::TrustBundle;
 use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config, PrivateKey};
 use sealwire_report::{Expected, Format, Framework, Options as ReportOptions, Period, Progress};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::screen::say;
-
-/// Logs found under the directories that were named, at most.
-const MOST_LOGS: usize = 200_000;
-
-/// How deep under a directory logs are looked for.
-const DEPTH: usize = 4;
+use crate::verify::{bundle, find};
 
 /// `sealwire report …`
 #[derive(Args)]
@@ -102,12 +95,8 @@ impl Report {
                 as_of.format(&Rfc3339)?
             );
         }
-        let pem = fs::read(&self.trust)
-            .with_context(|| format!("--trust: {} cannot be read", self.trust.display()))?;
-        let bundle = TrustBundle::from_pem(&pem)
-            .with_context(|| format!("--trust: {}", self.trust.display()))?;
         let trust = Trust {
-            bundle: Arc::new(bundle),
+            bundle: Arc::new(bundle(&self.trust).context("--trust")?),
         };
         let expected = self.pods.as_deref().map(expected).transpose()?;
         // Before the work, so that a key that is not there is known at once.
@@ -192,46 +181,6 @@ fn expected(path: &Path) -> anyhow::Result<Expected> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("--pods: {} cannot be read", path.display()))?;
     Expected::parse(&text).with_context(|| format!("--pods: {}", path.display()))
-}
-
-/// Every log that is named, or lies under a directory that is. What is named and is none is handed
-/// on: whoever reads it says what is wrong.
-pub(crate) fn find(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-    let mut logs = BTreeSet::new();
-    for path in named {
-        let before = logs.len();
-        descend(path, DEPTH, &mut logs)?;
-        if logs.len() == before {
-            logs.insert(path.clone());
-        }
-    }
-    Ok(logs.into_iter().collect())
-}
-
-fn descend(path: &Path, depth: usize, logs: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
-    let is_log = ["checkpoint", "journal", "tile"]
-        .iter()
-        .any(|name| path.join(name).exists());
-    if is_log {
-        if logs.len() == MOST_LOGS {
-            bail!("more than {MOST_LOGS} logs: name fewer directories");
-        }
-        logs.insert(path.to_owned());
-        return Ok(());
-    }
-    if depth == 0 || !path.is_dir() {
-        return Ok(());
-    }
-    let entries =
-        fs::read_dir(path).with_context(|| format!("{} cannot be listed", path.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        // Links are not followed: they may lead in a circle.
-        if entry.file_type()?.is_dir() {
-            descend(&entry.path(), depth - 1, logs)?;
-        }
-    }
-    Ok(())
 }
 
 /// How far the work is, for whoever looks.

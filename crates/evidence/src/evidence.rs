@@ -145,3 +145,6 @@ impl Drop for Evidence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ mod verify;
 pub use evidence::{CensusTaker, Evidence, EvidenceConfig, Figures};
 pub use log::{
     Clock, Cut, Entry, Log, LogConfig, LogError, LogWriter, ReadError, Records, RetentionLimits,
-    Standing, SystemClock, origin_of,
+    Standing, SystemClock, logs_in, origin_of,
 };
 pub use merkle::Hash;
 pub use note::{Checkpoint, NoteError, OriginError, SignedCheckpoint};

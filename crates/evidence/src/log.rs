@@ -7,7 +7,7 @@
 //! tile/L/NNN              hashes of the tree, 256 in a tile
 //! journal                 records that no checkpoint covers yet
 //! lock                    held by the writer
-//! new/                    files being written
+//! *.new                   files being written
 //! ```
 //!
 //! What is written is there for good once [`LogWriter::sync`] has returned: in the journal, and
@@ -34,7 +34,7 @@ pub use self::clock::{Clock, SystemClock};
 pub(crate) use self::edge::Edge;
 #[cfg(test)]
 pub(crate) use self::files::LOCK;
-pub(crate) use self::files::{CHECKPOINT, JOURNAL, read};
+pub(crate) use self::files::{CHECKPOINT, JOURNAL, is_new, read};
 pub(crate) use self::journal::{Ending, JournalReader};
 pub use self::reader::{Entry, Log, ReadError, Records};
 pub(crate) use self::tree::{Tree, TreeError, tiles_in};
@@ -135,6 +135,31 @@ impl LogError {
     pub fn is_storage(&self) -> bool {
         matches!(self, Self::Storage { .. })
     }
+}
+
+/// The logs that a directory is or holds, in order of their paths.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn logs_in(directory: &Path) -> Result<Vec<PathBuf>, LogError> {
+    let mut logs = Vec::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(path) = waiting.pop() {
+        if path.join(CHECKPOINT).is_file() || path.join(JOURNAL).is_file() {
+            logs.push(path);
+            continue;
+        }
+        let listed = std::fs::read_dir(&path).map_err(files::storage(&path, "list"))?;
+        for entry in listed {
+            let entry = entry.map_err(files::storage(&path, "list"))?;
+            // Links are not followed: they may lead round in circles.
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    logs.sort_unstable();
+    Ok(logs)
 }
 
 /// The name of a pod's log, such as `mesh.example/ns/shop/pod/web-0/6f1a…`. What a name must not

@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use sealwire_keys::{PrivateKey, PublicKey, Scheme, SignError};
 
 use crate::merkle::Hash;
+use crate::tile::MOST_RECORDS;
 
 /// Most signatures on a note that are read.
 const MOST_SIGNATURES: usize = 16;
@@ -105,7 +106,9 @@ impl Checkpoint {
             root: Hash::from_base64(root)?,
         };
         // One way of writing it, and no other; extension lines are not ours either.
-        let ours = check_origin(origin).is_ok() && checkpoint.text() == text;
+        let ours = check_origin(origin).is_ok()
+            && checkpoint.size <= MOST_RECORDS
+            && checkpoint.text() == text;
         ours.then_some(checkpoint)
     }
 }

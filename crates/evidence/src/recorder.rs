@@ -130,7 +130,9 @@ pub(crate) fn shorten_policy(policy: &mut Policy) {
 /// Cuts a text off at a character's border.
 pub(crate) fn shorten(text: &mut String) {
     if text.len() > LONGEST_DETAIL {
-        text.truncate(text.floor_char_boundary(LONGEST_DETAIL - '…'.len_utf8()));
+        let room = LONGEST_DETAIL - '…'.len_utf8();
+        let fits = (0..=room).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(fits.unwrap_or_default());
         text.push('…');
     }
 }

@@ -10,6 +10,9 @@ pub(crate) const WIDTH: u64 = 256;
 /// The highest level that a tree of 2^63 leaves needs.
 pub(crate) const LEVELS: u32 = 8;
 
+/// Most records that a log can have: more than any, and few enough to calculate with.
+pub(crate) const MOST_RECORDS: u64 = 1 << 53;
+
 /// Where a tile or a bundle stands.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Kind {
@@ -110,8 +113,16 @@ impl Tile {
             index = index.checked_mul(1000)?.checked_add(digits)?;
         }
         let tile = Self { kind, index, width };
+        let exists = match kind {
+            Kind::Entries => true,
+            Kind::Hashes(level) => level < LEVELS,
+        };
         // One way of writing it, and no other.
-        (tile.path() == path && (1..=WIDTH).contains(&width)).then_some(tile)
+        let exact = index < MOST_RECORDS / WIDTH
+            && (1..=WIDTH).contains(&width)
+            && exists
+            && tile.path() == path;
+        exact.then_some(tile)
     }
 }
 
@@ -187,11 +198,27 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_no_log_can_have_is_no_tile() {
+        for path in [
+            "tile/8/000",
+            "tile/4294967295/000",
+            "tile/entries/x999/x999/x999/x999/x999/999",
+            "tile/0/000.p/0",
+            "tile/0/000.p/256",
+            "tile/0/0",
+            "tile/00/000",
+            "tile/0/000.new",
+        ] {
+            assert_eq!(Tile::at(Path::new(path)), None, "{path}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_path_leads_back_to_its_tile(index in any::<u64>(), width in 1..=WIDTH, level in 0..LEVELS, entries in any::<bool>()) {
             let kind = if entries { Kind::Entries } else { Kind::Hashes(level) };
-            let tile = Tile { kind, index: index >> 8, width };
+            let tile = Tile { kind, index: index % (MOST_RECORDS / WIDTH), width };
             prop_assert_eq!(Tile::at(&tile.path()), Some(tile));
         }
 

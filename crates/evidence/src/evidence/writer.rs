@@ -165,7 +165,10 @@ impl Writer {
                     self.say_signed_late();
                     self.keep_within_limits();
                 }
-                Err(error) => self.storage_fails(&error),
+                Err(error) => {
+                    self.storage_fails(&error);
+                    self.unsigned();
+                }
             },
             Signed::Failed(error) => {
                 tracing::warn!(%error, "evidence cannot be signed now: it is written on, and signed once it can be");
@@ -248,26 +251,31 @@ impl Writer {
         self.put(Event::Stop(stop));
         self.wanted = true;
         self.settle();
-        let written = self.backlog.is_empty();
-        while (self.wanted || self.signer.is_busy()) && Instant::now() < until && written {
-            let inbox = self.shared.wait(until);
-            let failed = matches!(inbox.signed.first(), Some(Signed::Failed(_)));
-            for signed in inbox.signed {
-                self.signer.done();
-                // Nothing follows the stop: what is signed late is signed with it.
-                if let Signed::Checkpoint(signed) = signed {
-                    self.log.commit(&signed)?;
-                }
-            }
-            if failed {
-                break;
-            }
-            self.give_work();
-            if !self.signer.is_busy() {
-                break;
-            }
+        if self.backlog.is_empty() {
+            self.wait_for_signature(until)?;
         }
         self.flush()
+    }
+
+    /// Has everything signed, as far as the key does so in time. Nothing is written meanwhile: the
+    /// stop is the last record.
+    fn wait_for_signature(&mut self, until: Instant) -> Result<(), LogError> {
+        self.custody = None;
+        while self.signer.is_busy() && Instant::now() < until {
+            for signed in self.shared.wait(until).signed {
+                self.signer.done();
+                match signed {
+                    Signed::Checkpoint(signed) => self.log.commit(&signed)?,
+                    Signed::Custody(..) => {}
+                    Signed::Failed(error) => {
+                        tracing::warn!(%error, "the last records are not signed");
+                        return Ok(());
+                    }
+                }
+            }
+            self.give_work();
+        }
+        Ok(())
     }
 
     /// Adds a record, after those that wait.
@@ -312,7 +320,7 @@ impl Writer {
                 from,
                 to: self.shared.now(),
                 lost: Some(lost),
-                detail: "the disk took no records for too long".to_owned(),
+                detail: "records could not be written for too long".to_owned(),
             }))?;
             self.lost = None;
             written = true;

@@ -16,8 +16,9 @@ pub(crate) const CHECKPOINT: &str = "checkpoint";
 pub(crate) const JOURNAL: &str = "journal";
 /// Held by the writer.
 pub(crate) const LOCK: &str = "lock";
-/// Files that are being written.
-pub(crate) const NEW: &str = "new";
+/// How the name of a file ends that is being written. It is in the directory of the file that it
+/// is to be, since a sandbox may forbid to move files between directories.
+const NEW: &str = ".new";
 
 /// Records name addresses and programs: they are for the workload's own user alone.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -32,7 +33,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes it if need be, takes the lock, and clears away what a crash left half written.
+    /// Makes it if need be, and takes the lock.
     pub(super) fn hold(root: &Path, durable: bool) -> Result<Self, LogError> {
         make_directories(root, durable)?;
         let path = root.join(LOCK);
@@ -48,14 +49,6 @@ impl Directory {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(LogError::Locked(root.to_owned())),
             Err(error) => return Err(storage(&path, "lock")(error.into())),
         }
-        let new = root.join(NEW);
-        match fs::remove_dir_all(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(storage(&new, "clear")(error));
-            }
-            _ => {}
-        }
-        make_directories(&new, durable)?;
         Ok(Self {
             root: root.to_owned(),
             durable,
@@ -76,14 +69,7 @@ impl Directory {
     /// Puts a file in its place as a whole, on disk when this returns.
     pub(super) fn put(&self, name: impl AsRef<Path>, content: &[u8]) -> Result<(), LogError> {
         let path = self.path(name);
-        let new = self.path(NEW).join("file");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(FILE_MODE)
-            .open(&new)
-            .map_err(storage(&new, "make"))?;
+        let (new, mut file) = self.make(&path)?;
         file.write_all(content).map_err(storage(&new, "write"))?;
         if self.durable {
             file.sync_all().map_err(storage(&new, "sync"))?;
@@ -91,26 +77,27 @@ impl Directory {
         self.place(&new, &path)
     }
 
-    /// Moves a finished file into its place.
-    pub(super) fn place(&self, new: &Path, path: &Path) -> Result<(), LogError> {
-        let parent = path.parent().unwrap_or(&self.root);
-        make_directories(parent, self.durable)?;
-        fs::rename(new, path).map_err(storage(path, "put in place"))?;
-        sync_directory(parent, self.durable)
-    }
-
-    /// Makes a file in `new/`, to be placed later.
-    pub(super) fn make(&self, name: &str) -> Result<(PathBuf, File), LogError> {
-        let path = self.path(NEW).join(name);
+    /// Makes the file that is to be at `path`, beside it.
+    pub(super) fn make(&self, path: &Path) -> Result<(PathBuf, File), LogError> {
+        make_directories(path.parent().unwrap_or(&self.root), self.durable)?;
+        let mut new = path.as_os_str().to_owned();
+        new.push(NEW);
+        let new = PathBuf::from(new);
         let file = OpenOptions::new()
             .create(true)
             .truncate(true)
             .read(true)
             .write(true)
             .mode(FILE_MODE)
-            .open(&path)
-            .map_err(storage(&path, "make"))?;
-        Ok((path, file))
+            .open(&new)
+            .map_err(storage(&new, "make"))?;
+        Ok((new, file))
+    }
+
+    /// Moves a finished file into its place.
+    pub(super) fn place(&self, new: &Path, path: &Path) -> Result<(), LogError> {
+        fs::rename(new, path).map_err(storage(path, "put in place"))?;
+        sync_directory(path.parent().unwrap_or(&self.root), self.durable)
     }
 
     /// Removes a file that is not needed any more. That it cannot be does no harm: it holds what it
@@ -138,6 +125,11 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Whether a file was being written when a crash came.
+pub(crate) fn is_new(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| *ending == NEW[1..])
 }
 
 /// What a file holds; none when it is not there.

@@ -15,6 +15,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use super::LogError;
 use super::files::{Directory, JOURNAL, storage};
 use crate::record::LONGEST;
+use crate::tile::MOST_RECORDS;
 
 const MAGIC: [u8; 4] = *b"SWJ1";
 
@@ -159,7 +160,7 @@ impl Journal {
     }
 
     fn begin(directory: &Directory, base: u64) -> Result<Self, LogError> {
-        let (path, mut file) = directory.make(JOURNAL)?;
+        let (path, mut file) = directory.make(&directory.path(JOURNAL))?;
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(&base.to_be_bytes());
         header.extend_from_slice(&checksum::<4>(&[&header]));
@@ -222,7 +223,8 @@ impl JournalReader {
             .strip_prefix(&MAGIC)
             .and_then(|base| base.try_into().ok())
             .map(u64::from_be_bytes);
-        let Some(base) = base.filter(|_| check == checksum::<4>(&[said])) else {
+        let sound = |base: &u64| *base <= MOST_RECORDS && check == checksum::<4>(&[said]);
+        let Some(base) = base.filter(sound) else {
             return Ok(None);
         };
         Ok(Some(Self {

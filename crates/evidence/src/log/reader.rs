@@ -98,9 +98,39 @@ impl Log {
         self.signed.as_ref().map(SignedCheckpoint::checkpoint)
     }
 
+    /// The newest checkpoint with its signatures.
+    pub fn signed(&self) -> Option<&SignedCheckpoint> {
+        self.signed.as_ref()
+    }
+
     /// Index of the first record that is still there.
     pub fn first(&self) -> u64 {
         self.first
+    }
+
+    /// How many records there have been, those that were dropped included.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn len(&self) -> Result<u64, LogError> {
+        let signed = self.checkpoint().map_or(0, |checkpoint| checkpoint.size);
+        let path = self.directory.join(JOURNAL);
+        if !path.exists() {
+            return Ok(signed);
+        }
+        let Some(mut journal) = JournalReader::open(&path)? else {
+            return Ok(signed);
+        };
+        while journal.next_entry()?.is_some() {}
+        Ok(signed.max(journal.next()))
+    }
+
+    /// Whether there has never been a record.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn is_empty(&self) -> Result<bool, LogError> {
+        Ok(self.len()? == 0)
     }
 
     /// Every record from the first that is still there, signed ones first.
@@ -108,6 +138,14 @@ impl Log {
     /// # Errors
     /// When the tiles do not lead to the checkpoint.
     pub fn records(&self) -> Result<Records, ReadError> {
+        self.records_from(self.first)
+    }
+
+    /// The same, from the record with this index on.
+    ///
+    /// # Errors
+    /// When the tiles do not lead to the checkpoint.
+    pub fn records_from(&self, index: u64) -> Result<Records, ReadError> {
         let tree = match self.checkpoint() {
             None => None,
             Some(checkpoint) => {
@@ -120,7 +158,7 @@ impl Log {
             directory: self.directory.clone(),
             tree,
             size,
-            next: self.first,
+            next: index.max(self.first),
             bundle: Vec::new().into_iter(),
             journal: None,
             over: false,

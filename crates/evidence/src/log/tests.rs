@@ -8,6 +8,7 @@ use crate::testing::{Authority, Kind, Moving, Run, config, pod, start, stop};
 use crate::verify::{Expect, Problem, verify};
 
 mod crash;
+mod others;
 
 const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
@@ -260,21 +261,19 @@ fn a_clock_that_was_set_back_is_said() {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_is_an_error_and_what_was_there_stays() {
-    // A limit on the size of files of this process is the nearest to a full disk without root, and
-    // would hit every other test: a directory that is not there any more does as well.
+fn a_checkpoint_that_cannot_be_put_in_place_leaves_the_one_before_and_comes_later() {
     let world = World::new();
     let mut run = world.run(1);
     run.windows(1);
     run.window();
-    let new = world.path().join("new");
-    fs::remove_dir(&new).unwrap();
-    let error = run
-        .log
-        .checkpoint(run.credentials.key().as_ref())
-        .unwrap_err();
-    assert!(error.is_storage(), "{error}");
+    // Where the file is to be that is being written, there is a directory.
+    let new = world.path().join("checkpoint.new");
     fs::create_dir(&new).unwrap();
+    let key = run.credentials.key().clone();
+    let error = run.log.checkpoint(key.as_ref()).unwrap_err();
+    assert!(error.is_storage(), "{error}");
+    world.good();
+    fs::remove_dir(&new).unwrap();
     run.sign();
     run.stop();
     assert_eq!(world.good(), []);

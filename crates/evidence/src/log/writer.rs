@@ -6,7 +6,7 @@ use std::path::Path;
 use sealwire_keys::PrivateKey;
 
 use super::edge::Edge;
-use super::files::{CHECKPOINT, Directory};
+use super::files::{CHECKPOINT, Directory, is_new};
 use super::journal::Journal;
 use super::retain::Retain;
 use super::tree::tiles_in;
@@ -461,10 +461,13 @@ impl State {
         })
     }
 
-    /// Removes partial tiles that a crash left beside those in force.
+    /// Removes partial tiles that a crash left beside those in force, and files half written.
     fn clear_leftovers(&self, directory: &Directory) -> Result<(), LogError> {
         let kept: Vec<Tile> = Tile::edge(self.edge.size()).collect();
-        let (tiles, _) = tiles_in(&directory.path(""))?;
+        let (tiles, others) = tiles_in(&directory.path(""))?;
+        for half in others.iter().filter(|path| is_new(path)) {
+            directory.remove(half);
+        }
         let partial = tiles.iter().filter(|tile| tile.width < WIDTH);
         for tile in partial.filter(|tile| !kept.contains(tile)) {
             directory.remove(tile.path());

@@ -11,7 +11,7 @@ use super::signers::Signers;
 use super::{Expect, LogVerdict, Progress, Trust};
 use crate::log::{
     CHECKPOINT, Edge, Ending, JOURNAL, JournalReader, LogError, MOST_PENDING, Tree, TreeError,
-    read, tiles_in,
+    is_new, read, tiles_in,
 };
 use crate::merkle::{Compact, Hash};
 use crate::note::SignedCheckpoint;
@@ -75,8 +75,13 @@ impl<'a> Walk<'a> {
         let (tiles, strays) = tiles_in(self.directory)?;
         self.tiles = tiles;
         for stray in strays {
-            let detail = "no file of a log has this name";
-            self.say(Problem::Stray, Place::file(stray), detail);
+            let (problem, detail) = if is_new(&stray) {
+                let detail = "half written: a crash came, or the log is being written";
+                (Problem::Interrupted, detail)
+            } else {
+                (Problem::Stray, "no file of a log has this name")
+            };
+            self.say(problem, Place::file(stray), detail);
         }
         let size = signed.as_ref().map_or(0, |signed| signed.checkpoint().size);
         self.verdict.signed = size;
@@ -373,18 +378,23 @@ impl<'a> Walk<'a> {
                 self.chain.skip();
             }
         }
-        self.tree.push(leaf);
+        self.pass(leaf);
         for (tile, bytes) in self.edge.push(leaf) {
             self.compare_tile(tile, &bytes)?;
         }
-        if self.roots.len() as u64 > MOST_PENDING {
+        self.contained();
+        Ok(())
+    }
+
+    /// Adds a record to the tree, and keeps the root for checkpoints that name this size.
+    fn pass(&mut self, leaf: Hash) {
+        self.tree.push(leaf);
+        if u64::try_from(self.roots.len()).is_ok_and(|kept| kept > MOST_PENDING) {
             self.roots.pop_front();
         }
         let time = self.chain.last_time().unwrap_or(Timestamp::EPOCH);
         self.roots
             .push_back((self.tree.size(), self.tree.root(), time));
-        self.contained();
-        Ok(())
     }
 
     /// A checkpoint that a record carries.
@@ -587,10 +597,7 @@ impl<'a> Walk<'a> {
                     self.chain.skip();
                 }
             }
-            self.tree.push(Hash::leaf(&entry));
-            let time = self.chain.last_time().unwrap_or(Timestamp::EPOCH);
-            self.roots
-                .push_back((self.tree.size(), self.tree.root(), time));
+            self.pass(Hash::leaf(&entry));
         }
         match journal.ending() {
             Ending::Whole => {}

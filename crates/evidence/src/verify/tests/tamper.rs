@@ -9,7 +9,7 @@ use crate::tile::{Kind as Of, Tile, WIDTH, add_entry, entries_of};
 
 #[test]
 fn no_edit_of_a_log_goes_unfound() {
-    edits(120);
+    edits(80);
 }
 
 #[test]
