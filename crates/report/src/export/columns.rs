@@ -169,3 +169,14 @@ pub(super) fn table() -> String {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_these_columns() {
+        let page = include_str!("../../../../docs/audit.md");
+        assert!(page.contains(&table()), "docs/audit.md lacks:\n{}", table());
+    }
+}
