@@ -17,7 +17,7 @@ import regex
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-report, parquet, jsonl, nist = (pathlib.Path(argument) for argument in sys.argv[1:5])
+report, parquet, jsonl, nist = (pathlib.Path(argument).resolve() for argument in sys.argv[1:5])
 trestle = pathlib.Path(sys.executable).with_name("trestle")
 
 
@@ -40,7 +40,10 @@ def with_trestle():
         said = run(trestle, "validate", "-t", "assessment-results", "-n", "report", cwd=place)
         assert "INVALID" not in said, said
         say("trestle validate")
-        verify = [trestle, "verify", "--signature", report / "assessment-results.json.sig", "--key", report / "signer.pem"]
+        verify = [
+            trestle, "verify", "--beta", "--signature", report / "assessment-results.json.sig",
+            "--public-key", report / "signer.pem",
+        ]
         run(*verify, "-f", report / "assessment-results.json")
         changed = pathlib.Path(place) / "changed" / "assessment-results.json"
         changed.parent.mkdir()

@@ -13,6 +13,7 @@
 )]
 
 #[path = "../tests/shared/days.rs"]
+#[allow(dead_code, reason = "each of its users needs a part of it")]
 mod days;
 
 use std::fmt::Write;
@@ -20,8 +21,8 @@ use std::fs;
 use std::path::Path;
 
 use sealwire_evidence::record::{
-    Bytes, Direction, Event, ExceptionUse, Gap, GapCause, Process, Protocol, Refusal,
-    RefusalCount, Socket, SocketClass, SocketCount, Window,
+    Bytes, Direction, Event, ExceptionUse, Gap, GapCause, Process, Protocol, Refusal, RefusalCount,
+    Socket, SocketClass, SocketCount, Window,
 };
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
@@ -66,8 +67,22 @@ fn scale(root: &Path, pods: usize, hours: u32) {
             for step in 1..=5_usize {
                 let to = (pod + step * 7) % pods;
                 let from = (pod + pods * 7 - step * 7) % pods;
-                links.push(opened(&log, &identity(to), &address(to), &window, 3, 30_000));
-                links.push(accepted(&log, &identity(from), &address(pod), &window, 3, 30_000));
+                links.push(opened(
+                    &log,
+                    &identity(to),
+                    &address(to),
+                    &window,
+                    3,
+                    30_000,
+                ));
+                links.push(accepted(
+                    &log,
+                    &identity(from),
+                    &address(pod),
+                    &window,
+                    3,
+                    30_000,
+                ));
                 connections += 3;
                 bytes += 30_000;
             }
@@ -110,17 +125,53 @@ struct Month {
 
 /// Who opens connections to whom: workloads, address, connections and bytes each window.
 const TALK: [(&str, &str, &str, u64, u64); 11] = [
-    ("edge/gateway", "shop/web", "198.18.0.11:8080", 420, 61_000_000),
+    (
+        "edge/gateway",
+        "shop/web",
+        "198.18.0.11:8080",
+        420,
+        61_000_000,
+    ),
     ("shop/web", "shop/api", "198.18.0.12:8080", 380, 22_000_000),
-    ("shop/web", "shop/search", "198.18.0.13:9200", 95, 18_500_000),
+    (
+        "shop/web",
+        "shop/search",
+        "198.18.0.13:9200",
+        95,
+        18_500_000,
+    ),
     ("shop/api", "shop/cart", "198.18.0.14:8080", 140, 3_100_000),
-    ("shop/api", "shop/catalog", "198.18.0.15:8080", 210, 12_800_000),
+    (
+        "shop/api",
+        "shop/catalog",
+        "198.18.0.15:8080",
+        210,
+        12_800_000,
+    ),
     ("shop/cart", "pay/payments", "198.18.0.16:8443", 17, 240_000),
-    ("pay/payments", "pay/ledger", "198.18.0.17:5432", 17, 310_000),
-    ("shop/catalog", "data/postgres", "198.18.0.18:5432", 9, 4_400_000),
+    (
+        "pay/payments",
+        "pay/ledger",
+        "198.18.0.17:5432",
+        17,
+        310_000,
+    ),
+    (
+        "shop/catalog",
+        "data/postgres",
+        "198.18.0.18:5432",
+        9,
+        4_400_000,
+    ),
     ("shop/cart", "data/postgres", "198.18.0.18:5432", 6, 900_000),
     ("ops/metrics", "shop/api", "198.18.0.12:9100", 10, 120_000),
-    ("ops/metrics", "pay/payments", "198.18.0.16:9100", 10, 110_000),
+    (
+        "ops/metrics",
+        "pay/payments",
+        "198.18.0.16:9100",
+        10,
+        110_000,
+    ),
 ];
 
 const WORKLOADS: [&str; 10] = [
@@ -231,10 +282,14 @@ impl Month {
         }
         match workload {
             "shop/catalog" => log.window(Duration::SECOND, |window| {
-                window.exceptions.push(used("old-database", window, 24, 310_000));
+                window
+                    .exceptions
+                    .push(used("old-database", window, 24, 310_000));
             }),
             "pay/payments" => log.window(Duration::SECOND, |window| {
-                window.exceptions.push(used("card-network", window, 130, 2_100_000));
+                window
+                    .exceptions
+                    .push(used("card-network", window, 130, 2_100_000));
             }),
             "edge/gateway" => {
                 log.append(Event::Refusal(Box::new(refusal())));
@@ -262,12 +317,7 @@ impl Month {
     ) -> Logging {
         let name = format!("{}-0", workload.split_once('/').unwrap().1);
         let log = self.mesh.pod_with(workload, &name, from, exceptions, true);
-        writeln!(
-            self.list,
-            "{} {name} {}",
-            log.pod.namespace, log.pod.uid
-        )
-        .unwrap();
+        writeln!(self.list, "{} {name} {}", log.pod.namespace, log.pod.uid).unwrap();
         log
     }
 
@@ -290,9 +340,23 @@ fn busy(log: &mut Logging, workload: &str, windows: u32) {
             let times = fastrand::u64(60..140);
             let (connections, bytes) = (connections * times / 100, bytes * times / 100);
             if from == workload {
-                links.push(opened(log, &identity(to), address, &template, connections, bytes));
+                links.push(opened(
+                    log,
+                    &identity(to),
+                    address,
+                    &template,
+                    connections,
+                    bytes,
+                ));
             } else if to == workload {
-                links.push(accepted(log, &identity(from), address, &template, connections, bytes));
+                links.push(accepted(
+                    log,
+                    &identity(from),
+                    address,
+                    &template,
+                    connections,
+                    bytes,
+                ));
             }
         }
         log.window(Duration::minutes(30), |window| {
@@ -318,16 +382,25 @@ fn old_database() -> sealwire_evidence::record::DeclaredException {
 }
 
 fn partner() -> sealwire_evidence::record::DeclaredException {
-    let mut partner = exception("card-network", "require-tls", NOVEMBER + Duration::days(120));
+    let mut partner = exception(
+        "card-network",
+        "require-tls",
+        NOVEMBER + Duration::days(120),
+    );
     partner.destination = "203.0.113.40/30".to_owned();
     partner.ports = vec![443];
-    partner.reason = "The card network speaks TLS of its own and has no certificate of the mesh".to_owned();
+    partner.reason =
+        "The card network speaks TLS of its own and has no certificate of the mesh".to_owned();
     partner.owner = "payments-team".to_owned();
     partner
 }
 
 fn retired() -> sealwire_evidence::record::DeclaredException {
-    let mut retired = exception("fraud-check-v1", "passthrough", NOVEMBER + Duration::days(12));
+    let mut retired = exception(
+        "fraud-check-v1",
+        "passthrough",
+        NOVEMBER + Duration::days(12),
+    );
     retired.destination = "203.0.113.90/32".to_owned();
     retired.ports = vec![8080];
     retired.reason = "Until version 2 is in the mesh".to_owned();

@@ -33,7 +33,12 @@ pub(crate) fn cbom(made: &Made) -> Value {
         .map(|(version, (suites, groups))| protocol(version, suites, groups))
         .collect();
     components.extend(algorithms.iter().map(|name| algorithm(name)));
-    components.extend(account.keys.iter().flat_map(|key| [private_key(key), public_key(key)]));
+    components.extend(
+        account
+            .keys
+            .iter()
+            .flat_map(|key| [private_key(key), public_key(key)]),
+    );
     let known: BTreeSet<&str> = account
         .keys
         .iter()
@@ -124,9 +129,15 @@ fn private_key(key: &KeyAccount) -> Value {
             ("sealwire:token:hardware", token.hardware.clone()),
             ("sealwire:token:firmware", token.firmware.clone()),
             ("sealwire:claim:sensitive", said(claims.sensitive)),
-            ("sealwire:claim:always-sensitive", said(claims.always_sensitive)),
+            (
+                "sealwire:claim:always-sensitive",
+                said(claims.always_sensitive),
+            ),
             ("sealwire:claim:extractable", said(claims.extractable)),
-            ("sealwire:claim:never-extractable", said(claims.never_extractable)),
+            (
+                "sealwire:claim:never-extractable",
+                said(claims.never_extractable),
+            ),
             ("sealwire:claim:local", said(claims.local)),
         ]);
     }

@@ -374,7 +374,10 @@ impl Protocols {
                 flow.key.suite,
                 flow.key.group,
                 identity(&flow.key.identity),
-                flow.key.peer.as_deref().map_or_else(|| "others".to_owned(), identity),
+                flow.key
+                    .peer
+                    .as_deref()
+                    .map_or_else(|| "others".to_owned(), identity),
             ));
         }
         met(format!(
@@ -459,11 +462,7 @@ fn custody_known(account: &Account) -> Outcome {
 
 /// Judges every key; what no record speaks of leaves it open.
 fn keys(account: &Account, good: impl Fn(&KeyAccount) -> Option<bool>, so: &str) -> Outcome {
-    let judged: Vec<_> = account
-        .keys
-        .iter()
-        .map(|key| (key, good(key)))
-        .collect();
+    let judged: Vec<_> = account.keys.iter().map(|key| (key, good(key))).collect();
     let is = |wanted: Option<bool>| judged.iter().filter(move |(_, good)| *good == wanted);
     if let Some((key, _)) = is(Some(false)).next() {
         return not_met(format!(
@@ -476,7 +475,10 @@ fn keys(account: &Account, good: impl Fn(&KeyAccount) -> Option<bool>, so: &str)
         ));
     }
     if let Some((key, _)) = is(None).next() {
-        return unknown(format!("The home of the key {} does not say.", key.reference));
+        return unknown(format!(
+            "The home of the key {} does not say.",
+            key.reference
+        ));
     }
     if judged.is_empty() || !account.keys_unknown.is_empty() {
         return unknown("Not every key in use has a record that says.".to_owned());
@@ -522,10 +524,7 @@ fn certificates_known(account: &Account) -> Outcome {
             "Of {} that connections were made with there is no record: {}.",
             counted(number(missing), "certificate", "certificates"),
             some(
-                account
-                    .certificates_unknown
-                    .iter()
-                    .map(ToString::to_string),
+                account.certificates_unknown.iter().map(ToString::to_string),
                 missing
             )
         ));

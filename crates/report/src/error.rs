@@ -37,7 +37,9 @@ pub enum ReportError {
     #[error("the signing key: {0}")]
     Sign(#[source] SignError),
     /// The key has no scheme to sign with.
-    #[error("the key {0} signs by none of the schemes that are known here: name another with --sign-key")]
+    #[error(
+        "the key {0} signs by none of the schemes that are known here: name another with --sign-key"
+    )]
     NoScheme(String),
     /// Rules that come with this program cannot be read.
     #[error("the rules of this program cannot be read, please report it: {0}")]

@@ -23,7 +23,9 @@ pub(crate) struct ListedPod {
 
 /// What is wrong with a list of pods.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("line {line}: {problem}: each line is NAMESPACE NAME [UID [ENDED]], ENDED by RFC 3339 or \"-\"")]
+#[error(
+    "line {line}: {problem}: each line is NAMESPACE NAME [UID [ENDED]], ENDED by RFC 3339 or \"-\""
+)]
 pub struct ExpectedError {
     line: usize,
     problem: String,
@@ -135,7 +137,10 @@ mod tests {
     #[test]
     fn a_line_that_cannot_be_read_is_named() {
         let error = Expected::parse("shop web-0\nshop\n").unwrap_err();
-        assert!(error.to_string().starts_with("line 2: 1 columns"), "{error}");
+        assert!(
+            error.to_string().starts_with("line 2: 1 columns"),
+            "{error}"
+        );
         let error = Expected::parse("shop web-0 uid yesterday\n").unwrap_err();
         assert!(error.to_string().contains("yesterday"), "{error}");
     }

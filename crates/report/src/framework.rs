@@ -200,7 +200,9 @@ mod tests {
 
     #[test]
     fn a_misspelt_rule_is_refused_rather_than_left_out() {
-        let file = Framework::Dora.file().replace("nothing-unaccounted", "nothing-unacounted");
+        let file = Framework::Dora
+            .file()
+            .replace("nothing-unaccounted", "nothing-unacounted");
         assert!(serde_saphyr::from_str::<Mapping>(&file).is_err());
     }
 }

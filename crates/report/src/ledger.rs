@@ -200,7 +200,9 @@ impl Ledger {
             parts: None,
         });
         pod.lifetime.heard(at);
-        let identity = self.names.get(record.identity.as_deref().unwrap_or_default());
+        let identity = self
+            .names
+            .get(record.identity.as_deref().unwrap_or_default());
         let within = (span.0..span.1).contains(&at);
         let proven = standing == Standing::Proven;
         if within && !identity.is_empty() {
@@ -231,8 +233,7 @@ impl Ledger {
                 // A key stays the same one when it was last spoken of before the period.
                 self.keys.known(custody, &mut self.names);
                 if within {
-                    self.keys
-                        .custody(custody, at, &identity, &mut self.names);
+                    self.keys.custody(custody, at, &identity, &mut self.names);
                 }
             }
             Event::Certificate(certificate) if proven && at < self.as_of => {

@@ -118,12 +118,7 @@ fn result(made: &Made, framework: &Judged, files: &[Produced]) -> Value {
     })
 }
 
-fn finding(
-    made: &Made,
-    framework: &str,
-    clause: &Clause,
-    finding: &Finding,
-) -> Value {
+fn finding(made: &Made, framework: &str, clause: &Clause, finding: &Finding) -> Value {
     let (state, reason) = if finding.satisfied {
         ("satisfied", "pass")
     } else if finding

@@ -92,7 +92,9 @@ pub(crate) fn coverage(account: &Account) -> String {
             &pod.windows.to_string(),
             &pod.boots.to_string(),
             &pod.stopped.map(|(at, _)| written(at)).unwrap_or_default(),
-            pod.stopped.map(|(_, cause)| stop(cause)).unwrap_or_default(),
+            pod.stopped
+                .map(|(_, cause)| stop(cause))
+                .unwrap_or_default(),
             match pod.listed {
                 None => "",
                 Some(true) => "yes",

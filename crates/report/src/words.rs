@@ -172,7 +172,10 @@ mod tests {
     #[test]
     fn a_service_account_is_named_briefly() {
         assert_eq!(identity("spiffe://mesh.example/ns/shop/sa/web"), "shop/web");
-        assert_eq!(identity("spiffe://mesh.example/workload/web"), "workload/web");
+        assert_eq!(
+            identity("spiffe://mesh.example/workload/web"),
+            "workload/web"
+        );
         assert_eq!(identity("web"), "web");
     }
 }

@@ -2,6 +2,7 @@
 //! would.
 
 #[path = "shared/days.rs"]
+#[allow(dead_code, reason = "each of its users needs a part of it")]
 mod days;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 
 use sealwire_evidence::Trust;
 use sealwire_evidence::record::{
-    Bytes, Direction, Event, ExceptionUse, Gap, GapCause, Process, Protocol, Refusal,
-    RefusalCount, Socket, SocketClass, SocketCount,
+    Bytes, Direction, Event, ExceptionUse, Gap, GapCause, Process, Protocol, Refusal, RefusalCount,
+    Socket, SocketClass, SocketCount,
 };
 use sealwire_identity::TrustBundle;
 use sealwire_report::{Expected, Framework, Options, Report, report};
@@ -69,7 +70,10 @@ fn logs(under: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(path).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     };
-    let mut logs: Vec<_> = list(under).iter().flat_map(|namespace| list(namespace)).collect();
+    let mut logs: Vec<_> = list(under)
+        .iter()
+        .flat_map(|namespace| list(namespace))
+        .collect();
     logs.sort();
     logs
 }
@@ -92,8 +96,12 @@ impl Made {
     fn findings(&self) -> BTreeMap<String, (String, String)> {
         let text = fs::read_to_string(self.directory.join("assessment-results.json")).unwrap();
         let document: Value = serde_json::from_str(&text).unwrap();
-        let results = document["assessment-results"]["results"].as_array().unwrap();
-        let findings = results.iter().flat_map(|result| result["findings"].as_array().unwrap());
+        let results = document["assessment-results"]["results"]
+            .as_array()
+            .unwrap();
+        let findings = results
+            .iter()
+            .flat_map(|result| result["findings"].as_array().unwrap());
         findings
             .map(|finding| {
                 let status = &finding["target"]["status"];
@@ -114,7 +122,9 @@ impl Made {
             .map(|cells| {
                 assert_eq!(cells.len(), header.len(), "{cells:?}");
                 let named = header.iter().zip(cells);
-                named.map(|(name, cell)| ((*name).to_owned(), cell.to_owned())).collect()
+                named
+                    .map(|(name, cell)| ((*name).to_owned(), cell.to_owned()))
+                    .collect()
             })
             .collect()
     }
@@ -201,7 +211,10 @@ fn without_a_list_of_pods_nothing_says_that_none_is_missing() {
 #[test]
 fn an_empty_period_is_not_satisfied_and_says_that_there_is_nothing_to_see() {
     let world = World::new();
-    world.mesh.pod("shop/web", "web-0", BEGIN + Duration::days(3)).stop();
+    world
+        .mesh
+        .pod("shop/web", "web-0", BEGIN + Duration::days(3))
+        .stop();
     let made = world.report(Some("shop web-0\n"));
     assert!(!made.report.satisfied());
     for (clause, (state, remarks)) in made.findings() {
@@ -250,7 +263,10 @@ fn a_hole_of_windows_is_not_satisfied_with_when_and_why() {
     let made = world.report(Some("shop web-0\n"));
     let (state, remarks) = &made.findings()["SC-8"];
     assert_eq!(state, "not-satisfied");
-    assert!(remarks.contains("1 min 30 s from 25 Nov 2026, 00:20"), "{remarks}");
+    assert!(
+        remarks.contains("1 min 30 s from 25 Nov 2026, 00:20"),
+        "{remarks}"
+    );
     assert!(remarks.contains("killed or crashed"), "{remarks}");
     let row = &made.table("coverage.csv")[0];
     let seconds = |name: &str| row[name].parse::<f64>().unwrap();
@@ -265,7 +281,11 @@ fn a_log_that_ends_before_the_period_does_is_not_accounted_for_from_then_on() {
     web.idle(20);
     drop(web);
     let made = world.report(Some("shop web-0\n"));
-    assert!(made.reasons().contains("without a stop record"), "{}", made.reasons());
+    assert!(
+        made.reasons().contains("without a stop record"),
+        "{}",
+        made.reasons()
+    );
 }
 
 #[test]
@@ -275,7 +295,10 @@ fn one_changed_byte_makes_the_answer_no() {
     web.stop();
     api.stop();
     let mut bundles = Vec::new();
-    files(&world.mesh.logs().join("shop/web-0/tile/entries"), &mut bundles);
+    files(
+        &world.mesh.logs().join("shop/web-0/tile/entries"),
+        &mut bundles,
+    );
     let bundle = bundles.first().unwrap();
     let mut bytes = fs::read(bundle).unwrap();
     let middle = bytes.len() / 2;
@@ -324,7 +347,11 @@ fn what_nobody_accounts_for_is_shown_and_its_window_is_not_covered() {
     web.idle(59);
     web.stop();
     let made = world.report(Some("shop web-0\n"));
-    assert!(made.reasons().contains("203.0.113.9:25"), "{}", made.reasons());
+    assert!(
+        made.reasons().contains("203.0.113.9:25"),
+        "{}",
+        made.reasons()
+    );
     assert!(made.page().contains("of UID 1000"));
     let row = &made.table("coverage.csv")[0];
     assert_eq!(row["accounted_seconds"], "3540.000");
@@ -337,9 +364,13 @@ fn what_passes_by_an_exception_is_counted_and_plaintext_satisfies_no_clause_on_e
         exception("old-database", "passthrough", BEGIN + Duration::days(30)),
         exception("older-database", "passthrough", BEGIN - Duration::DAY),
     ];
-    let mut web = world.mesh.pod_with("shop/web", "web-0", BEGIN, declared, true);
+    let mut web = world
+        .mesh
+        .pod_with("shop/web", "web-0", BEGIN, declared, true);
     web.window(Duration::MINUTE, |window| {
-        window.exceptions.push(used("old-database", window.to.get()));
+        window
+            .exceptions
+            .push(used("old-database", window.to.get()));
     });
     web.idle(59);
     web.stop();
@@ -361,7 +392,9 @@ fn what_passes_by_an_exception_is_counted_and_plaintext_satisfies_no_clause_on_e
 fn an_exception_that_was_used_after_its_end_makes_the_answer_no() {
     let world = World::new();
     let declared = vec![exception("old", "passthrough", BEGIN + Duration::MINUTE)];
-    let mut web = world.mesh.pod_with("shop/web", "web-0", BEGIN, declared, true);
+    let mut web = world
+        .mesh
+        .pod_with("shop/web", "web-0", BEGIN, declared, true);
     web.idle(5);
     web.window(Duration::MINUTE, |window| {
         window.exceptions.push(used("old", window.to.get()));
@@ -369,7 +402,11 @@ fn an_exception_that_was_used_after_its_end_makes_the_answer_no() {
     web.idle(54);
     web.stop();
     let made = world.report(Some("shop web-0\n"));
-    assert!(made.reasons().contains("after its end"), "{}", made.reasons());
+    assert!(
+        made.reasons().contains("after its end"),
+        "{}",
+        made.reasons()
+    );
     assert_eq!(made.findings()["SC-8"].0, "not-satisfied");
 }
 
@@ -391,7 +428,9 @@ fn used(rule: &str, at: OffsetDateTime) -> ExceptionUse {
 #[test]
 fn a_key_in_memory_is_no_custody() {
     let world = World::new();
-    let mut web = world.mesh.pod_with("shop/web", "web-0", BEGIN, Vec::new(), false);
+    let mut web = world
+        .mesh
+        .pod_with("shop/web", "web-0", BEGIN, Vec::new(), false);
     web.idle(60);
     web.stop();
     let made = world.report(Some("shop web-0\n"));

@@ -9,9 +9,7 @@ pub(super) fn of_suite(suite: &str) -> Vec<String> {
     let names: &[&str] = match suite {
         "TLS_AES_128_GCM_SHA256" => &["AES-128-GCM", "SHA-256"],
         "TLS_AES_256_GCM_SHA384" => &["AES-256-GCM", "SHA-384"],
-        "TLS_CHACHA20_POLY1305_SHA256" => {
-            &["ChaCha20-Poly1305", "SHA-256"]
-        }
+        "TLS_CHACHA20_POLY1305_SHA256" => &["ChaCha20-Poly1305", "SHA-256"],
         other => return vec![other.to_owned()],
     };
     names.iter().map(|name| (*name).to_owned()).collect()

@@ -118,7 +118,10 @@ impl Row {
 
     /// Records hold no number that is greater than 2⁵³.
     pub(super) fn number(&mut self, column: Column, value: u64) -> &mut Self {
-        self.set(column, Cell::Number(i64::try_from(value).unwrap_or(i64::MAX)))
+        self.set(
+            column,
+            Cell::Number(i64::try_from(value).unwrap_or(i64::MAX)),
+        )
     }
 
     pub(super) fn bool(&mut self, column: Column, value: bool) -> &mut Self {

@@ -28,10 +28,12 @@ impl Sink for Lines {
     fn row(&mut self, row: Row) -> Result<(), ReportError> {
         let mut line = serde_json::to_vec(&object(row)).map_err(ReportError::Json)?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|source| ReportError::Write {
-            path: self.path.clone(),
-            source,
-        })
+        self.file
+            .write_all(&line)
+            .map_err(|source| ReportError::Write {
+                path: self.path.clone(),
+                source,
+            })
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), ReportError> {

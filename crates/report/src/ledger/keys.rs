@@ -52,21 +52,24 @@ impl Keys {
             local: custody.local,
         };
         let sha256 = names.get(&custody.public_key_sha256);
-        let key = self.keys.entry(sha256.clone()).or_insert_with(|| KeyAccount {
-            public_key_sha256: sha256,
-            reference: custody.reference.clone(),
-            provider: custody.provider.clone(),
-            algorithm: custody.algorithm.clone(),
-            token: custody.token.clone(),
-            transit: custody.transit.clone(),
-            claims,
-            identities: BTreeSet::new(),
-            proofs: 0,
-            proofs_failed: 0,
-            attestations: 0,
-            first: at,
-            last: at,
-        });
+        let key = self
+            .keys
+            .entry(sha256.clone())
+            .or_insert_with(|| KeyAccount {
+                public_key_sha256: sha256,
+                reference: custody.reference.clone(),
+                provider: custody.provider.clone(),
+                algorithm: custody.algorithm.clone(),
+                token: custody.token.clone(),
+                transit: custody.transit.clone(),
+                claims,
+                identities: BTreeSet::new(),
+                proofs: 0,
+                proofs_failed: 0,
+                attestations: 0,
+                first: at,
+                last: at,
+            });
         key.claims = key.claims.worst(claims);
         if let (Some(known), Some(now)) = (&mut key.transit, &custody.transit) {
             known.exportable |= now.exportable;
@@ -146,8 +149,7 @@ impl Keys {
                 ..account
             })
             .filter(|certificate| {
-                let valid =
-                    certificate.not_after > period.from() && certificate.not_before < as_of;
+                let valid = certificate.not_after > period.from() && certificate.not_before < as_of;
                 valid || used.contains(&certificate.serial)
             })
             .collect();

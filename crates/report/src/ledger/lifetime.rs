@@ -305,10 +305,7 @@ mod tests {
     fn windows_without_a_hole_account_for_all_the_time_a_pod_lived() {
         let mut lifetime = lifetime(10);
         windows(&mut lifetime, 10..70);
-        lifetime.stop(
-            at(70) + Duration::milliseconds(3),
-            StopCause::Drained,
-        );
+        lifetime.stop(at(70) + Duration::milliseconds(3), StopCause::Drained);
         let pod = lifetime.finish(None).unwrap();
         assert_eq!(pod.alive, Duration::HOUR);
         assert_eq!(pod.accounted, pod.alive);
@@ -334,7 +331,11 @@ mod tests {
         let pod = lifetime.finish(None).unwrap();
         assert_eq!(pod.alive, Duration::hours(2));
         assert_eq!(pod.alive - pod.accounted, Duration::minutes(6));
-        let lost: Vec<_> = pod.losses.iter().map(|loss| (loss.from, loss.why)).collect();
+        let lost: Vec<_> = pod
+            .losses
+            .iter()
+            .map(|loss| (loss.from, loss.why))
+            .collect();
         assert_eq!(
             lost,
             [
@@ -355,7 +356,10 @@ mod tests {
 
         let mut ended = lifetime(0);
         windows(&mut ended, 0..30);
-        assert_eq!(ended.finish(Some(at(40))).unwrap().lost(), Duration::minutes(10));
+        assert_eq!(
+            ended.finish(Some(at(40))).unwrap().lost(),
+            Duration::minutes(10)
+        );
     }
 
     #[test]

@@ -85,7 +85,10 @@ impl Refusals {
 
 fn words(refusal: &Refusal) -> String {
     let address = |address: Option<std::net::SocketAddr>| {
-        address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string())
+        address.map_or_else(
+            || "an unknown address".to_owned(),
+            |address| address.to_string(),
+        )
     };
     format!(
         "{} → {}: {}",

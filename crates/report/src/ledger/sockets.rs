@@ -61,7 +61,11 @@ impl Sockets {
             .sum::<u64>();
         total.unaccounted += unaccounted(census);
         // Counters since the namespace began say nothing about this window.
-        if census.interfaces.iter().all(|interface| !interface.absolute) {
+        if census
+            .interfaces
+            .iter()
+            .all(|interface| !interface.absolute)
+        {
             for interface in &census.interfaces {
                 total.kernel.sent += interface.bytes.sent;
                 total.kernel.received += interface.bytes.received;

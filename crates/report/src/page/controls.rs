@@ -41,10 +41,7 @@ fn framework(judged: &Judged) -> Markup {
         .zip(&judged.findings)
         .map(|(clause, finding)| row(clause, finding))
         .collect();
-    let caption = format!(
-        "{satisfied} of {} clauses satisfied",
-        judged.findings.len()
-    );
+    let caption = format!("{satisfied} of {} clauses satisfied", judged.findings.len());
     html! {
         h3 { (judged.mapping.name) }
         (table(&caption, &columns, &rows))

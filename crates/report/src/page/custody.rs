@@ -40,11 +40,94 @@ pub(super) fn custody(account: &Account) -> Markup {
     }
 }
 
+/// Keys that follow one another in the same home, with the same claims.
+struct Succession<'a> {
+    newest: &'a KeyAccount,
+    keys: u64,
+    proofs: u64,
+    failed: u64,
+}
+
+/// What is not as it should be comes first.
+fn successions(account: &Account) -> Vec<Succession<'_>> {
+    let mut rows: Vec<Succession<'_>> = Vec::new();
+    for key in &account.keys {
+        let same = |row: &&mut Succession<'_>| {
+            let known = row.newest;
+            (&known.reference, &known.algorithm, known.claims)
+                == (&key.reference, &key.algorithm, key.claims)
+                && (&known.token, &known.identities) == (&key.token, &key.identities)
+                && known.cannot_leave() == key.cannot_leave()
+        };
+        match rows.iter_mut().find(same) {
+            Some(row) => {
+                if key.last > row.newest.last {
+                    row.newest = key;
+                }
+                row.keys += 1;
+                row.proofs += key.proofs;
+                row.failed += key.proofs_failed;
+            }
+            None => rows.push(Succession {
+                newest: key,
+                keys: 1,
+                proofs: key.proofs,
+                failed: key.proofs_failed,
+            }),
+        }
+    }
+    rows.sort_by_key(|row| (!row.is_bad(), row.newest.reference.as_str()));
+    rows
+}
+
+impl Succession<'_> {
+    fn is_bad(&self) -> bool {
+        self.failed > 0 || !self.newest.held() || self.newest.cannot_leave() != Some(true)
+    }
+
+    fn row(&self) -> Row {
+        let key = self.newest;
+        let who: Vec<String> = key.identities.iter().map(|id| identity(id)).collect();
+        let cells = vec![
+            html! {
+                (who.join(", "))
+                span.small.soft {
+                    (key.algorithm) " · " code { (key.reference) }
+                    @if self.keys > 1 { " · " (count(self.keys)) " keys in turn" }
+                }
+            },
+            home(key),
+            match (key.held(), key.cannot_leave()) {
+                (false, _) => {
+                    html! { strong.no { "In memory" } span.small { "for development only" } }
+                }
+                (true, Some(true)) => {
+                    html! { span.ok { span aria-hidden="true" { "✓ " } "No, it claims" } }
+                }
+                (true, Some(false)) => {
+                    html! { strong.no { span aria-hidden="true" { "✗ " } "Yes" } }
+                }
+                (true, None) => {
+                    html! { span.open { span aria-hidden="true" { "? " } "It does not say" } }
+                }
+            },
+            claims(key),
+            html! {
+                (counted(self.proofs, "time", "times"))
+                @if self.failed > 0 {
+                    strong.small.no { (count(self.failed)) " signatures do not verify" }
+                }
+                span.small.soft { "last " (minute(key.last)) }
+            },
+        ];
+        let bad = self.is_bad();
+        Row { cells, bad }
+    }
+}
+
 fn keys(account: &Account) -> Markup {
-    let mut sorted: Vec<&KeyAccount> = account.keys.iter().collect();
-    // What is not as it should be comes first.
-    sorted.sort_by_key(|key| (key.cannot_leave() == Some(true) && key.held(), &key.reference));
-    let rows: Vec<Row> = sorted.iter().take(SHOWN).map(|key| key_row(key)).collect();
+    let all = successions(account);
+    let rows: Vec<Row> = all.iter().take(SHOWN).map(Succession::row).collect();
     let columns = [
         Column::text("Key"),
         Column::text("Home"),
@@ -53,42 +136,8 @@ fn keys(account: &Account) -> Markup {
         Column::number("Shown at hand"),
     ];
     html! {
-        (table("Custody by key", &columns, &rows))
-        @if sorted.len() > rows.len() {
-            p.small.soft {
-                "The first " (rows.len()) " of " (sorted.len()) " are shown, those that are not as they should be among \
-                 them. All of them are in " code { "cbom.json" } "."
-            }
-        }
-    }
-}
-
-fn key_row(key: &KeyAccount) -> Row {
-    let who: Vec<String> = key.identities.iter().map(|id| identity(id)).collect();
-    let cells = vec![
-        html! {
-            (who.join(", "))
-            span.small.soft { (key.algorithm) " · " code { (key.reference) } }
-        },
-        home(key),
-        match (key.held(), key.cannot_leave()) {
-            (false, _) => html! { strong.no { "In memory" } span.small { "for development only" } },
-            (true, Some(true)) => html! { span.ok { span aria-hidden="true" { "✓ " } "No, it claims" } },
-            (true, Some(false)) => html! { strong.no { span aria-hidden="true" { "✗ " } "Yes" } },
-            (true, None) => html! { span.open { span aria-hidden="true" { "? " } "It does not say" } },
-        },
-        claims(key),
-        html! {
-            (counted(key.proofs, "time", "times"))
-            @if key.proofs_failed > 0 {
-                strong.small.no { (count(key.proofs_failed)) " signatures do not verify" }
-            }
-            span.small.soft { "last " (minute(key.last)) }
-        },
-    ];
-    Row {
-        cells,
-        bad: key.proofs_failed > 0 || !key.held() || key.cannot_leave() != Some(true),
+        (table("Custody by key; what is not as it should be comes first", &columns, &rows))
+        (shortened(rows.len(), all.len(), "cbom.json"))
     }
 }
 

@@ -135,15 +135,12 @@ fn figures(account: &Account) -> [(String, String); 4] {
     [
         (
             count(sealed.opened),
-            format!(
-                "connections sealed, which carried {}",
-                bytes(sealed.bytes)
-            ),
+            format!("connections sealed, which carried {}", bytes(sealed.bytes)),
         ),
         (
             count(account.sockets.unaccounted),
             format!(
-                "times that a socket was not accounted for. By exceptions: {}. Refused: {}.",
+                "sightings of sockets that nobody accounts for. By exceptions: {}. Refused: {}.",
                 counted(exceptions, "connection", "connections"),
                 counted(refused, "attempt", "attempts")
             ),

@@ -89,7 +89,11 @@ pub(super) fn all(account: &Account) -> Markup {
     let slots: Vec<Slot> = sum
         .iter()
         .map(|&(alive, accounted)| {
-            let thousandths = if alive == 0 { 0 } else { accounted * 1000 / alive };
+            let thousandths = if alive == 0 {
+                0
+            } else {
+                accounted * 1000 / alive
+            };
             Slot {
                 alive: if alive == 0 { 0 } else { 1000 },
                 accounted: u32::try_from(thousandths).unwrap_or(0),

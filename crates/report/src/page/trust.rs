@@ -33,7 +33,8 @@ pub(super) fn trust(made: &Made, others: &[Produced]) -> Markup {
                 "Check who signed the assessment results, where " code { "assessment-results.json.sig" } " is there:"
                 pre {
                     code {
-                        "trestle verify -f assessment-results.json --signature assessment-results.json.sig --key signer.pem"
+                        "trestle verify --beta -f assessment-results.json --signature assessment-results.json.sig \
+                         --public-key signer.pem"
                     }
                 }
             }

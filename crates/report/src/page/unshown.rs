@@ -59,8 +59,14 @@ fn lacking(account: &Account) -> Vec<Markup> {
         .filter(|pod| pod.listed == Some(false))
         .map(|pod| pod.name())
         .collect();
-    lacking.extend(named("Pods with a log here that the list does not name", &unlisted));
-    lacking.extend(named("Pods on the list of which there is no log here", &account.missing));
+    lacking.extend(named(
+        "Pods with a log here that the list does not name",
+        &unlisted,
+    ));
+    lacking.extend(named(
+        "Pods on the list of which there is no log here",
+        &account.missing,
+    ));
     let unheard: Vec<String> = account.unheard.iter().map(|id| identity(id)).collect();
     lacking.extend(named(
         "Workloads that pods here talked to, and of which there is no log here",

@@ -106,7 +106,15 @@ impl Mesh {
         let clock = Arc::new(Moving(Mutex::new(at)));
         let boot = Boot::new(fastrand::u128(..).to_be_bytes());
         let window = self.window;
-        let writer = open(&directory, &pod, boot, &clock, &credentials, &exceptions, window);
+        let writer = open(
+            &directory,
+            &pod,
+            boot,
+            &clock,
+            &credentials,
+            &exceptions,
+            window,
+        );
         let mut logging = Logging {
             pod,
             identity,
@@ -273,7 +281,15 @@ impl Logging {
         let until = until + dead;
         *clock.0.lock().unwrap() = until;
         let boot = Boot::new(fastrand::u128(..).to_be_bytes());
-        let writer = open(&directory, &pod, boot, &clock, &credentials, &exceptions, window);
+        let writer = open(
+            &directory,
+            &pod,
+            boot,
+            &clock,
+            &credentials,
+            &exceptions,
+            window,
+        );
         let mut again = Self {
             pod,
             identity,
@@ -329,7 +345,15 @@ pub(crate) fn opened(
     connections: u64,
     bytes: u64,
 ) -> LinkGroup {
-    group(own, Direction::Outbound, peer, to, window, connections, bytes)
+    group(
+        own,
+        Direction::Outbound,
+        peer,
+        to,
+        window,
+        connections,
+        bytes,
+    )
 }
 
 /// The same as the other side does.
@@ -341,7 +365,15 @@ pub(crate) fn accepted(
     connections: u64,
     bytes: u64,
 ) -> LinkGroup {
-    group(own, Direction::Inbound, peer, to, window, connections, bytes)
+    group(
+        own,
+        Direction::Inbound,
+        peer,
+        to,
+        window,
+        connections,
+        bytes,
+    )
 }
 
 fn group(
