@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use sealwire_evidence::{Entry, Log};
 
 use self::summary::summary;
+use crate::report::Export;
 use crate::screen::say;
 
 /// How often a log is looked at for more.
@@ -25,6 +26,10 @@ pub(crate) enum Command {
     Tail(Tail),
     /// Prints the JSON Schema of a record.
     Schema,
+    /// Writes the records of logs into one table, for engines that search a great many.
+    Export(Export),
+    /// Prints the columns of that table.
+    Columns,
 }
 
 /// Options of `sealwire evidence show`.
@@ -70,6 +75,11 @@ impl Command {
             Self::Tail(tail) => tail.run(),
             Self::Schema => {
                 say(&serde_json::to_string_pretty(&sealwire_evidence::schema())?);
+                Ok(())
+            }
+            Self::Export(export) => export.run(),
+            Self::Columns => {
+                say(sealwire_report::export_columns().trim_end());
                 Ok(())
             }
         }

@@ -6,6 +6,7 @@ mod doctor;
 mod inject;
 mod evidence;
 mod keys;
+mod report;
 mod screen;
 mod status;
 mod vault;
@@ -45,6 +46,10 @@ enum Command {
     /// Looks after the key of a sidecar, inside its pod.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Says what logs of evidence come to, in one page for people and in files for auditors' tools.
+    ///
+    /// Ends with 0 when the answer is yes and every clause is satisfied, otherwise with 1.
+    Report(report::Report),
     /// Sets up HashiCorp Vault or OpenBao for a mesh.
     #[command(subcommand)]
     Vault(vault::Command),
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
         Command::Inject(options) => inject::run(&options).map(|()| true),
         Command::Evidence(command) => command.run().map(|()| true),
         Command::Keys(command) => command.run().map(|()| true),
+        Command::Report(report) => report.run(),
         Command::Vault(command) => command.run().map(|()| true),
         Command::Verify(verify) => verify.run(),
     };

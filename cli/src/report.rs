@@ -1,0 +1,226 @@
+//! `sealwire report` and `sealwire evidence export`: what logs come to, for people, auditors' tools
+//! and engines that search them.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use sealwire_evidence::Trust;
+use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config, PrivateKey};
+use sealwire_report::{Expected, Format, Framework, Options as ReportOptions, Period, Progress};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::screen::say;
+use crate::verify::{bundle, find};
+
+/// `sealwire report …`
+#[derive(Args)]
+pub(crate) struct Report {
+    /// Logs, or directories with logs in them.
+    #[arg(required = true, value_name = "LOG")]
+    logs: Vec<PathBuf>,
+    /// PEM file with the CA certificates that the signers' chains must end in. Have it from the
+    /// mesh's owner, not from whoever sent the logs.
+    #[arg(long, value_name = "BUNDLE")]
+    trust: PathBuf,
+    /// The time it is about, in UTC: 2026, 2026-Q4, 2026-11, 2026-11-25, or two instants with a
+    /// slash between them.
+    #[arg(long)]
+    period: Period,
+    /// Until when records count, by RFC 3339. The end of the period or now, whichever is earlier,
+    /// unless said.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    as_of: Option<OffsetDateTime>,
+    /// Frameworks to judge by: nist-800-53, pci-dss, dora, bsi, fedramp-20x. All, unless said.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    framework: Vec<Framework>,
+    /// File with the pods that ran: a line each with namespace, name, and if known UID and end.
+    /// Without it, no report can say that no pod is missing, and its answer is no.
+    #[arg(long, value_name = "FILE")]
+    pods: Option<PathBuf>,
+    /// Where the files go.
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    #[command(flatten)]
+    sign: Sign,
+}
+
+/// Who signs the assessment results.
+#[derive(Args)]
+struct Sign {
+    /// Key that signs the assessment results: `pkcs11:token=…;object=…?pin-source=file:…`, or with
+    /// --development a PKCS#8 file.
+    #[arg(long, value_name = "KEY")]
+    sign_key: Option<String>,
+    /// PKCS#11 module that the key is reached by.
+    #[arg(long, value_name = "LIBRARY", requires = "sign_key")]
+    module: Option<PathBuf>,
+    /// Allows a key in a file.
+    #[arg(long, requires = "sign_key")]
+    development: bool,
+}
+
+/// `sealwire evidence export …`
+#[derive(Args)]
+pub(crate) struct Export {
+    /// Logs, or directories with logs in them.
+    #[arg(required = true, value_name = "LOG")]
+    logs: Vec<PathBuf>,
+    /// parquet or jsonl.
+    #[arg(long, default_value_t = Format::Parquet)]
+    format: Format,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Report {
+    /// Makes it; says whether the answer is yes.
+    pub(crate) fn run(self) -> anyhow::Result<bool> {
+        let now = OffsetDateTime::now_utc();
+        let as_of = self
+            .as_of
+            .unwrap_or_else(|| self.period.to().min(now))
+            .min(self.period.to());
+        if as_of <= self.period.from() {
+            bail!(
+                "the period {} begins after {}: nothing can be recorded of it",
+                self.period,
+                as_of.format(&Rfc3339)?
+            );
+        }
+        let trust = Trust {
+            bundle: Arc::new(bundle(&self.trust).context("--trust")?),
+        };
+        let expected = self.pods.as_deref().map(expected).transpose()?;
+        // Before the work, so that a key that is not there is known at once.
+        let signer = self.sign.open()?;
+        let frameworks = match self.framework.as_slice() {
+            [] => Framework::ALL.to_vec(),
+            named => named.to_vec(),
+        };
+        let options = ReportOptions {
+            period: self.period,
+            as_of,
+            frameworks,
+            expected,
+        };
+        let logs = find(&self.logs)?;
+        let shown = Shown::new();
+        let report = sealwire_report::report(&logs, &trust, options, &|at| shown.update(at))?;
+        shown.end();
+        let written = report.write(&self.output, signer.as_deref())?;
+        if report.satisfied() {
+            say("Yes: every connection was sealed, and every clause is satisfied.");
+        } else {
+            say("No: it is not shown that every connection was sealed.");
+            for reason in report.reasons() {
+                say(&format!("  ✘ {reason}"));
+            }
+        }
+        for path in written {
+            say(&format!("  {}", path.display()));
+        }
+        Ok(report.satisfied())
+    }
+}
+
+impl Export {
+    /// Writes it.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let logs = find(&self.logs)?;
+        let shown = Shown::new();
+        let rows =
+            sealwire_report::export(&logs, self.format, &self.output, &|at| shown.update(at))?;
+        shown.end();
+        say(&format!("{rows} rows in {}", self.output.display()));
+        Ok(())
+    }
+}
+
+impl Sign {
+    fn open(&self) -> anyhow::Result<Option<Arc<dyn PrivateKey>>> {
+        let Some(named) = &self.sign_key else {
+            return Ok(None);
+        };
+        let config = if named.starts_with("pkcs11:") {
+            let Some(module) = self.module.clone() else {
+                bail!("--sign-key: name the PKCS#11 module with --module");
+            };
+            KeyConfig::Pkcs11(Box::new(Pkcs11Config {
+                module,
+                uri: named.parse().context("--sign-key")?,
+                max_sessions: NonZeroUsize::MIN,
+                queue: 1,
+                wait: Duration::from_secs(30),
+                generate: None,
+                state: None,
+            }))
+        } else {
+            KeyConfig::Memory(MemoryConfig {
+                path: named.into(),
+                development: self.development,
+            })
+        };
+        let key = sealwire_keys::open(&config).context("--sign-key")?;
+        Ok(Some(key))
+    }
+}
+
+fn instant(text: &str) -> Result<OffsetDateTime, time::error::Parse> {
+    OffsetDateTime::parse(text, &Rfc3339)
+}
+
+fn expected(path: &Path) -> anyhow::Result<Expected> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("--pods: {} cannot be read", path.display()))?;
+    Expected::parse(&text).with_context(|| format!("--pods: {}", path.display()))
+}
+
+/// How far the work is, for whoever looks.
+struct Shown {
+    bar: ProgressBar,
+    /// The log whose name is on the screen.
+    current: Mutex<PathBuf>,
+}
+
+impl Shown {
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self {
+            bar,
+            current: Mutex::default(),
+        }
+    }
+
+    fn update(&self, at: Progress<'_>) {
+        let message = match at {
+            Progress::Verifying { log, records, of } => {
+                let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+                if *current == log && records < of {
+                    return;
+                }
+                log.clone_into(&mut current);
+                format!("verifying {}: {records} of {of} records", log.display())
+            }
+            Progress::Reading { log, number, of } => {
+                format!("reading {number} of {of}: {}", log.display())
+            }
+        };
+        self.bar.set_message(message);
+    }
+
+    fn end(self) {
+        self.bar.finish_and_clear();
+    }
+}
