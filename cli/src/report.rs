@@ -161,6 +161,7 @@ impl Sign {
                 wait: Duration::from_secs(30),
                 generate: None,
                 state: None,
+                certified: None,
             }))
         } else {
             KeyConfig::Memory(MemoryConfig {
