@@ -420,8 +420,25 @@ fn the_injector_passes_its_health_check_and_seals_a_pod() {
     let (certificate, key) = (file("tls.crt"), file("tls.key"));
     let made = world
         .command("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-        .args(["-days", "2", "-subj", "/CN=injector", "-keyout", &key, "-out", &certificate])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ])
+        .args([
+            "-days",
+            "2",
+            "-subj",
+            "/CN=injector",
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+        ])
         .args(["-addext", &format!("subjectAltName=IP:{address}")])
         .run(SOON)
         .unwrap();
@@ -432,7 +449,13 @@ fn the_injector_passes_its_health_check_and_seals_a_pod() {
     world.give(&config, user(&image), user(&image)).unwrap();
 
     let running = Container::of(&world, &image, &pod, "injector")
-        .args(&["run", "--config", "/config/injector.yaml", "--kubeconfig", "/config/kubeconfig"])
+        .args(&[
+            "run",
+            "--config",
+            "/config/injector.yaml",
+            "--kubeconfig",
+            "/config/kubeconfig",
+        ])
         .volume("/config", &config)
         .spawn();
     let ready = format!("http://{address}:8080/readyz");
@@ -441,7 +464,13 @@ fn the_injector_passes_its_health_check_and_seals_a_pod() {
     });
     let answer = world
         .command("curl")
-        .args(["--silent", "--cacert", &certificate, "--header", "Content-Type: application/json"])
+        .args([
+            "--silent",
+            "--cacert",
+            &certificate,
+            "--header",
+            "Content-Type: application/json",
+        ])
         .args(["--data", &format!("@{}", file("review.json"))])
         .args([format!("https://{address}:8443/mutate/namespace")])
         .run(SOON)
