@@ -443,10 +443,7 @@ fn an_injector_that_is_told_to_end_does_so_and_another_takes_over() {
 #[test]
 fn the_webhooks_certificate_is_replaced_again_and_again_without_a_refused_pod() {
     with_each_release(|release| {
-        let short = json!({ "webhooks": { "certificate": { "selfMade": {
-            "lifetimeSeconds": 30, "settleSeconds": 3,
-        } } } });
-        let cluster = Cluster::sealing(release, &short);
+        let cluster = Cluster::sealing_with_certificates_for(release, 30);
         let certificate = || {
             let secret = cluster.get(&format!("secret sealwire-injector-tls -n {SYSTEM}"));
             secret["data"].to_string()
