@@ -48,7 +48,9 @@ const USUAL: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ProbesError {
     /// It could not be read.
-    #[error("cannot read the pod's probes from {path}: {source}: mount them there, or leave `probes` out")]
+    #[error(
+        "cannot read the pod's probes from {path}: {source}: mount them there, or leave `probes` out"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -56,7 +58,9 @@ pub enum ProbesError {
         source: io::Error,
     },
     /// It is not what the injector writes.
-    #[error("the pod's probes are not as the injector writes them: {problem}: create the pod anew, unless its annotation was written by hand")]
+    #[error(
+        "the pod's probes are not as the injector writes them: {problem}: create the pod anew, unless its annotation was written by hand"
+    )]
     Malformed {
         /// What is wrong, with its place.
         problem: String,

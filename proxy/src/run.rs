@@ -66,7 +66,8 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
         tracing::warn!(problem, "fewer connections are possible than configured");
     }
-    let probes = (settings.config.probes.as_deref()).map_or_else(|| Ok(Probes::default()), Probes::load)?;
+    let probes =
+        (settings.config.probes.as_deref()).map_or_else(|| Ok(Probes::default()), Probes::load)?;
     let listeners = Listeners::open(&settings.config.ports)?;
     let confinement = confine(&what_to_confine(&settings, path));
     for (measure, state) in confinement.gaps() {

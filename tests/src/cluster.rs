@@ -121,7 +121,15 @@ impl Cluster {
 
     /// Objects in a YAML text.
     pub fn objects(&self, yaml: &str) -> Vec<Value> {
-        let told = ["create", "--dry-run=client", "--validate=false", "-o", "json", "-f", "-"];
+        let told = [
+            "create",
+            "--dry-run=client",
+            "--validate=false",
+            "-o",
+            "json",
+            "-f",
+            "-",
+        ];
         let json = self.api.kubectl_with(&told, yaml).unwrap();
         let all: Vec<Value> = serde_json::Deserializer::from_str(&json)
             .into_iter()
@@ -215,13 +223,23 @@ impl Cluster {
         let map = self.get(&format!("configmap sealwire-injector -n {SYSTEM}"));
         let text = map["data"]["injector.yaml"].as_str().unwrap();
         let changed = text
-            .replace(&format!("port: {}", self.webhook), &format!("port: {webhook}"))
-            .replace(&format!("healthPort: {}", self.health), &format!("healthPort: {health}"));
+            .replace(
+                &format!("port: {}", self.webhook),
+                &format!("port: {webhook}"),
+            )
+            .replace(
+                &format!("healthPort: {}", self.health),
+                &format!("healthPort: {health}"),
+            );
         let config = self.directory.join(format!("injector.{webhook}.yaml"));
         fs::write(&config, changed).unwrap();
         let login = self.api.kubeconfig_of(SYSTEM, "sealwire-injector").unwrap();
         let log = self.directory.join(format!("injector.{webhook}.log"));
-        let output = File::options().create(true).append(true).open(&log).unwrap();
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
         let own = std::env::current_exe().unwrap();
         let program = own.ancestors().nth(2).unwrap().join("sealwire-injector");
         let child = Command::new("setpriv")
@@ -259,7 +277,9 @@ impl Cluster {
 
     /// The first injector's metrics.
     pub fn injector_metrics(&self) -> String {
-        self.injectors.borrow()[0].ask("/metrics").unwrap_or_default()
+        self.injectors.borrow()[0]
+            .ask("/metrics")
+            .unwrap_or_default()
     }
 
     /// Makes a namespace with its default service account and, if one is given, this value of the
@@ -414,11 +434,15 @@ pub fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("no container {name} in {pod}"))
 }
 
-/// Puts what is in `more` into `base`, objects field by field.
+/// Puts what is in `more` into `base`, objects field by field. What is null there is taken out.
 fn merge(base: &mut Value, more: &Value) {
     match (base, more) {
         (Value::Object(base), Value::Object(more)) => {
             for (name, value) in more {
+                if value.is_null() {
+                    base.remove(name);
+                    continue;
+                }
                 merge(base.entry(name.clone()).or_insert(Value::Null), value);
             }
         }

@@ -42,7 +42,13 @@ fn programs() -> PathBuf {
 fn template(arguments: &[&str]) -> Output {
     Command::new(helm())
         .current_dir(root().join("deploy/helm"))
-        .args(["template", "sealwire", "sealwire", "--namespace", "sealwire-system"])
+        .args([
+            "template",
+            "sealwire",
+            "sealwire",
+            "--namespace",
+            "sealwire-system",
+        ])
         .args(arguments)
         .output()
         .unwrap()
@@ -130,15 +136,23 @@ fn the_injector_takes_the_configuration_that_is_rendered_for_it() {
         let file = scratch.path().join(mode);
         fs::write(&file, config.as_str().unwrap()).unwrap();
         let file = file.display().to_string();
-        run(programs().join("sealwire-injector"), &["check", "--config", &file]);
+        run(
+            programs().join("sealwire-injector"),
+            &["check", "--config", &file],
+        );
     }
 }
 
 #[test]
 fn without_an_answer_there_is_no_pod() {
     let objects = rendered(&["--values", &values("vault")]);
-    for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
-        let webhooks = object(&objects, kind, "sealwire")["webhooks"].as_array().unwrap();
+    for kind in [
+        "MutatingWebhookConfiguration",
+        "ValidatingWebhookConfiguration",
+    ] {
+        let webhooks = object(&objects, kind, "sealwire")["webhooks"]
+            .as_array()
+            .unwrap();
         assert!(!webhooks.is_empty());
         for webhook in webhooks {
             assert_eq!(webhook["failurePolicy"], "Fail", "{webhook}");
@@ -159,8 +173,14 @@ fn a_certificate_of_cert_manager_is_mounted_and_its_ca_injected() {
     assert_eq!(certificate["spec"]["issuerRef"]["name"], "own");
     let secret = &certificate["spec"]["secretName"];
     let deployment = object(&objects, "Deployment", "sealwire-injector");
-    let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
-    assert!(volumes.iter().any(|volume| volume["secret"]["secretName"] == *secret));
+    let volumes = deployment["spec"]["template"]["spec"]["volumes"]
+        .as_array()
+        .unwrap();
+    assert!(
+        volumes
+            .iter()
+            .any(|volume| volume["secret"]["secretName"] == *secret)
+    );
     let webhooks = object(&objects, "MutatingWebhookConfiguration", "sealwire");
     let from = &webhooks["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
     assert_eq!(from, "sealwire-system/sealwire-injector");
@@ -178,10 +198,19 @@ fn everything_that_monitors_can_be_switched_on() {
         .join(",");
     let objects = rendered(&["--values", &values("vault"), "--set", &on]);
     let rules = object(&objects, "PrometheusRule", "sealwire");
-    assert!(rules["spec"]["groups"][0]["rules"].as_array().unwrap().len() > 10);
+    assert!(
+        rules["spec"]["groups"][0]["rules"]
+            .as_array()
+            .unwrap()
+            .len()
+            > 10
+    );
     let dashboard = object(&objects, "ConfigMap", "sealwire-dashboard");
     let text = dashboard["data"]["sealwire.json"].as_str().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(text).unwrap()["uid"], "sealwire");
+    assert_eq!(
+        serde_json::from_str::<Value>(text).unwrap()["uid"],
+        "sealwire"
+    );
     object(&objects, "ServiceMonitor", "sealwire-injector");
     object(&objects, "PodMonitor", "sealwire-sidecars");
 }
@@ -189,6 +218,12 @@ fn everything_that_monitors_can_be_switched_on() {
 #[test]
 fn alerts_are_silent_and_fire_when_they_should() {
     let promtool = root().join(".cache/prometheus/usr/bin/promtool");
-    run(&promtool, &["check", "rules", "deploy/helm/sealwire/files/alerts.yaml"]);
-    run(&promtool, &["test", "rules", "deploy/helm/tests/alerts.yaml"]);
+    run(
+        &promtool,
+        &["check", "rules", "deploy/helm/sealwire/files/alerts.yaml"],
+    );
+    run(
+        &promtool,
+        &["test", "rules", "deploy/helm/tests/alerts.yaml"],
+    );
 }

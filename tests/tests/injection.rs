@@ -84,7 +84,10 @@ fn a_pod_of_a_sealed_namespace_is_stored_sealed_with_its_own_parts_as_they_were(
         assert_eq!(proxy["restartPolicy"], "Always");
         assert_eq!(proxy["securityContext"]["runAsUser"], 1337);
         assert_eq!(proxy["securityContext"]["readOnlyRootFilesystem"], true);
-        assert_eq!(proxy["securityContext"]["capabilities"], json!({ "drop": ["ALL"] }));
+        assert_eq!(
+            proxy["securityContext"]["capabilities"],
+            json!({ "drop": ["ALL"] })
+        );
         // What is mounted into the sidecar is mounted nowhere else.
         for name in ["migrate", "logs", "web", "cache"] {
             let mounts = container(&stored, name)["volumeMounts"].to_string();
@@ -92,16 +95,27 @@ fn a_pod_of_a_sealed_namespace_is_stored_sealed_with_its_own_parts_as_they_were(
         }
         // The kubelet asks the sidecar, and commands stay.
         let own = container(&stored, "web");
-        assert_eq!(own["readinessProbe"]["httpGet"]["path"], "/probe/web/readiness");
+        assert_eq!(
+            own["readinessProbe"]["httpGet"]["path"],
+            "/probe/web/readiness"
+        );
         assert_eq!(own["readinessProbe"]["periodSeconds"], 3);
         assert_eq!(own["livenessProbe"]["httpGet"]["port"], 15021);
         assert_eq!(own["livenessProbe"]["timeoutSeconds"], 7);
         assert_eq!(own["startupProbe"]["exec"], json!({ "command": ["true"] }));
-        assert_eq!(own["lifecycle"]["preStop"]["httpGet"]["path"], "/probe/web/preStop");
+        assert_eq!(
+            own["lifecycle"]["preStop"]["httpGet"]["path"],
+            "/probe/web/preStop"
+        );
         let logs = container(&stored, "logs");
-        assert_eq!(logs["startupProbe"]["httpGet"]["path"], "/probe/logs/startup");
+        assert_eq!(
+            logs["startupProbe"]["httpGet"]["path"],
+            "/probe/logs/startup"
+        );
         // And the sidecar takes what is declared.
-        let declared = stored["metadata"]["annotations"]["sealwire.io/probes"].as_str().unwrap();
+        let declared = stored["metadata"]["annotations"]["sealwire.io/probes"]
+            .as_str()
+            .unwrap();
         Probes::parse(declared).unwrap();
         let declared: Value = serde_json::from_str(declared).unwrap();
         assert_eq!(declared["web"]["readiness"]["httpGet"]["port"], 8080);
@@ -113,7 +127,10 @@ fn a_pod_of_a_sealed_namespace_is_stored_sealed_with_its_own_parts_as_they_were(
 fn the_configuration_reaches_a_labelled_namespace_is_put_back_and_is_the_injectors_alone() {
     in_each_cluster(|cluster| {
         let text = || {
-            let map = cluster.api.kubectl(&["get", "configmap", "sealwire", "-n", "shop", "-o", "json"]);
+            let map =
+                cluster
+                    .api
+                    .kubectl(&["get", "configmap", "sealwire", "-n", "shop", "-o", "json"]);
             let map: Value = serde_json::from_str(&map.ok()?).unwrap();
             map["data"]["proxy.yaml"].as_str().map(str::to_owned)
         };
@@ -124,26 +141,44 @@ fn the_configuration_reaches_a_labelled_namespace_is_put_back_and_is_the_injecto
             node_addresses: vec!["198.18.255.1".parse().unwrap()],
             pod_addresses: vec!["198.18.0.7".parse().unwrap()],
         };
-        let settings = Config::parse(&found).unwrap().for_pod(&pod).unwrap().settings().unwrap();
+        let settings = Config::parse(&found)
+            .unwrap()
+            .for_pod(&pod)
+            .unwrap()
+            .settings()
+            .unwrap();
         let pki = settings.config.identity.vault_pki.unwrap();
         assert_eq!(pki.spiffe_id, "spiffe://mesh.example/ns/shop/sa/web");
 
         cluster.run("delete configmap sealwire -n shop");
         let again = assert_eventually("it is put back", SOON, text);
         assert_eq!(again, found);
-        let changed = ["patch", "configmap", "sealwire", "-n", "shop", "-p", r#"{"data":{"proxy.yaml":""}}"#];
+        let changed = [
+            "patch",
+            "configmap",
+            "sealwire",
+            "-n",
+            "shop",
+            "-p",
+            r#"{"data":{"proxy.yaml":""}}"#,
+        ];
         let refused = cluster.api.kubectl(&changed).unwrap_err().to_string();
         assert!(refused.contains("only the injector writes it"), "{refused}");
 
         // What a namespace says of itself gets in.
         let said = "- { destination: 198.19.0.80/32, ports: [80], identities: [\"spiffe://mesh.example/ns/shop/sa/web\"] }";
         let annotation = format!("sealwire.io/services={said}");
-        cluster.api.kubectl(&["annotate", "namespace", "shop", &annotation]).unwrap();
+        cluster
+            .api
+            .kubectl(&["annotate", "namespace", "shop", &annotation])
+            .unwrap();
         assert_eventually("it is taken up", SOON, || {
             text()?.contains("198.19.0.80").then_some(())
         });
         cluster.run("label namespace shop sealwire.io/inject-");
-        assert_eventually("it goes with the label", SOON, || text().is_none().then_some(()));
+        assert_eventually("it goes with the label", SOON, || {
+            text().is_none().then_some(())
+        });
     });
 }
 
@@ -157,8 +192,9 @@ fn templates_of_every_controller_in_the_examples_become_sealed_pods() {
                 continue;
             }
             let objects = cluster.objects(&std::fs::read_to_string(&path).unwrap());
-            let (namespaces, others): (Vec<_>, Vec<_>) =
-                objects.into_iter().partition(|object| object["kind"] == "Namespace");
+            let (namespaces, others): (Vec<_>, Vec<_>) = objects
+                .into_iter()
+                .partition(|object| object["kind"] == "Namespace");
             cluster.apply_all(&namespaces).unwrap();
             for namespace in &namespaces {
                 let name = namespace["metadata"]["name"].as_str().unwrap();
@@ -171,7 +207,9 @@ fn templates_of_every_controller_in_the_examples_become_sealed_pods() {
             cluster.apply_all(&others).unwrap();
             for object in &others {
                 let Some(pod) = pod_of(object) else { continue };
-                let stored = cluster.create(&pod).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+                let stored = cluster
+                    .create(&pod)
+                    .unwrap_or_else(|error| panic!("{path:?}: {error}"));
                 let asked = stored["metadata"]["labels"]["sealwire.io/inject"] != "disabled";
                 assert!(is_sealed(&stored) || !asked, "{path:?}: {stored}");
                 sealed += 1;
@@ -216,19 +254,41 @@ fn applying_again_and_changing_ones_own_parts_work_and_changing_the_seal_does_no
         let first = cluster.apply(&web("web")).unwrap();
         assert!(is_sealed(&first));
         let second = cluster.apply(&web("web")).unwrap();
-        assert_eq!(first["metadata"]["resourceVersion"], second["metadata"]["resourceVersion"]);
+        assert_eq!(
+            first["metadata"]["resourceVersion"],
+            second["metadata"]["resourceVersion"]
+        );
 
         let patch = |patch: Value| {
             let patch = patch.to_string();
-            let told = ["patch", "pod", "web", "-n", "shop", "--type", "strategic", "-p", &patch];
-            cluster.api.kubectl(&told).map_err(|error| error.to_string())
+            let told = [
+                "patch",
+                "pod",
+                "web",
+                "-n",
+                "shop",
+                "--type",
+                "strategic",
+                "-p",
+                &patch,
+            ];
+            cluster
+                .api
+                .kubectl(&told)
+                .map_err(|error| error.to_string())
         };
         let image = |name: &str| json!({ "name": name, "image": "registry.example/other:2" });
         patch(json!({ "metadata": { "labels": { "app": "shop" } } })).unwrap();
         patch(json!({ "spec": { "containers": [image("web")] } })).unwrap();
         for (changed, field) in [
-            (json!({ "spec": { "initContainers": [image("sealwire-proxy")] } }), "image"),
-            (json!({ "spec": { "initContainers": [image("sealwire-capture")] } }), "image"),
+            (
+                json!({ "spec": { "initContainers": [image("sealwire-proxy")] } }),
+                "image",
+            ),
+            (
+                json!({ "spec": { "initContainers": [image("sealwire-capture")] } }),
+                "image",
+            ),
             (
                 json!({ "metadata": { "annotations": { "sealwire.io/status": null } } }),
                 "sealwire.io/status",
@@ -259,9 +319,8 @@ fn what_would_get_past_the_seal_is_refused_with_its_field_and_the_way_out() {
         let container = |field: &'static str, value: Value| {
             move |pod: &mut Value| pod["spec"]["containers"][0]["securityContext"][field] = value
         };
-        let spec = |field: &'static str, value: Value| {
-            move |pod: &mut Value| pod["spec"][field] = value
-        };
+        let spec =
+            |field: &'static str, value: Value| move |pod: &mut Value| pod["spec"][field] = value;
         type Change = Box<dyn FnOnce(&mut Value)>;
         let refused: Vec<(Change, &str)> = vec![
             (Box::new(container("runAsUser", json!(1337))), "runAsUser"),
@@ -291,14 +350,19 @@ fn what_would_get_past_the_seal_is_refused_with_its_field_and_the_way_out() {
                 "host",
             ),
             (
-                Box::new(|pod| pod["metadata"]["labels"] = json!({ "sealwire.io/inject": "disabled" })),
+                Box::new(|pod| {
+                    pod["metadata"]["labels"] = json!({ "sealwire.io/inject": "disabled" })
+                }),
                 "opting out is forbidden",
             ),
         ];
         for (i, (change, said)) in refused.into_iter().enumerate() {
             let pod = plain(&format!("refused-{i}"), change);
             let message = cluster.create(&pod).expect_err(&pod.to_string());
-            assert!(message.contains("sealwire:") && message.contains(said), "{said}: {message}");
+            assert!(
+                message.contains("sealwire:") && message.contains(said),
+                "{said}: {message}"
+            );
         }
         let stored = cluster.run("get pods -n shop -o name");
         assert_eq!(stored, "");
@@ -319,7 +383,9 @@ fn an_ephemeral_container_joins_a_sealed_pod_only_without_what_gets_past_the_sea
         };
         let drops = json!({ "capabilities": { "drop": ["ALL"] } });
         let shell = |context: Value| json!({ "name": "debug", "image": "none", "securityContext": context });
-        let refused = join(shell(json!({ "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] } })));
+        let refused = join(shell(
+            json!({ "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] } }),
+        ));
         let refused = refused.unwrap_err();
         assert!(refused.contains("capabilities.add[0]"), "{refused}");
         let mut inside = shell(drops.clone());
@@ -350,7 +416,10 @@ fn while_no_injector_answers_sealed_namespaces_get_no_pods_and_others_do() {
         cluster.start_injector();
         cluster.wait_until_sealing("shop");
         let refused = cluster.create(&stray).unwrap_err();
-        assert!(refused.contains("kubectl label namespace elsewhere"), "{refused}");
+        assert!(
+            refused.contains("kubectl label namespace elsewhere"),
+            "{refused}"
+        );
         assert!(is_sealed(&cluster.create(&plain("main", |_| {})).unwrap()));
     });
 }
@@ -363,7 +432,10 @@ fn an_injector_that_is_told_to_end_does_so_and_another_takes_over() {
         // The replica that is left writes now.
         cluster.namespace("later", Some("enabled"));
         assert_eventually("it takes over", LONG, || {
-            cluster.api.kubectl(&["get", "configmap", "sealwire", "-n", "later"]).ok()
+            cluster
+                .api
+                .kubectl(&["get", "configmap", "sealwire", "-n", "later"])
+                .ok()
         });
     });
 }
@@ -384,7 +456,11 @@ fn the_webhooks_certificate_is_replaced_again_and_again_without_a_refused_pod() 
         let mut asked = 0;
         while seen.len() < 4 {
             let stored = cluster.dry_run(&plain("main", |_| {}));
-            assert!(is_sealed(&stored.unwrap()), "after {asked} pods and {} certificates", seen.len());
+            assert!(
+                is_sealed(&stored.unwrap()),
+                "after {asked} pods and {} certificates",
+                seen.len()
+            );
             asked += 1;
             let now = certificate();
             if seen.last() != Some(&now) {
@@ -409,9 +485,18 @@ fn pods_of_a_namespace_that_seals_labelled_pods_choose_themselves() {
                 }
             })
         };
-        assert!(is_sealed(&cluster.create(&pod("asks", Some("enabled"))).unwrap()));
+        assert!(is_sealed(
+            &cluster.create(&pod("asks", Some("enabled"))).unwrap()
+        ));
         assert!(!is_sealed(&cluster.create(&pod("silent", None)).unwrap()));
-        let label = ["label", "pod", "asks", "-n", "moving", "sealwire.io/inject-"];
+        let label = [
+            "label",
+            "pod",
+            "asks",
+            "-n",
+            "moving",
+            "sealwire.io/inject-",
+        ];
         let refused = cluster.api.kubectl(&label).unwrap_err().to_string();
         assert!(refused.contains("create the pod anew"), "{refused}");
     });
@@ -425,7 +510,10 @@ fn each_release_is_the_one_it_says() {
         let version = cluster.run("version -o json");
         let version: Value = serde_json::from_str(&version).unwrap();
         let server = version["serverVersion"]["gitVersion"].as_str().unwrap();
-        assert!(server.starts_with(&format!("v{}.", release.name())), "{server}");
+        assert!(
+            server.starts_with(&format!("v{}.", release.name())),
+            "{server}"
+        );
     });
     assert_eq!(Release::ALL.len(), 2);
 }

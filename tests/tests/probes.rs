@@ -108,9 +108,8 @@ fn the_node_asks_the_sidecar_and_the_application_gets_what_was_declared_and_no_m
 
         let metrics = sidecar.metrics();
         for (outcome, times) in [("passed", 3), ("failed", 1)] {
-            let line = format!(
-                r#"sealwire_probes_total{{kind="http",outcome="{outcome}"}} {times}"#
-            );
+            let line =
+                format!(r#"sealwire_probes_total{{kind="http",outcome="{outcome}"}} {times}"#);
             assert!(metrics.contains(&line), "{line} in {metrics}");
         }
     });

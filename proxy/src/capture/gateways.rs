@@ -19,8 +19,12 @@ pub fn gateways() -> Vec<IpNet> {
 }
 
 fn of_tables(v4: &str, v6: &str) -> Vec<IpNet> {
-    let v4 = v4.lines().filter_map(|line| v4_gateway(line).map(IpAddr::from));
-    let v6 = v6.lines().filter_map(|line| v6_gateway(line).map(IpAddr::from));
+    let v4 = v4
+        .lines()
+        .filter_map(|line| v4_gateway(line).map(IpAddr::from));
+    let v6 = v6
+        .lines()
+        .filter_map(|line| v6_gateway(line).map(IpAddr::from));
     let mut found: Vec<_> = v4.chain(v6).map(IpNet::from).collect();
     found.sort();
     found.dedup();
@@ -61,13 +65,20 @@ mod tests {
             eth0\t000013C6\t020012C6\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
         let zero = "0".repeat(32);
         let route = |destination: &str, length: &str, gateway: &str, flags: &str| {
-            format!("{destination} {length} {zero} 00 {gateway} 00000400 00000003 00000000 {flags} eth0\n")
+            format!(
+                "{destination} {length} {zero} 00 {gateway} 00000400 00000003 00000000 {flags} eth0\n"
+            )
         };
         let gateway = "fd000000000000000000000000000001";
         let v6 = [
             route(&zero, "00", gateway, "00000003"),
             route(&zero, "00", &zero, "00200200"),
-            route("fd000000000000000000000000000000", "40", "fd000000000000000000000000000002", "00000003"),
+            route(
+                "fd000000000000000000000000000000",
+                "40",
+                "fd000000000000000000000000000002",
+                "00000003",
+            ),
         ]
         .concat();
         let found: Vec<_> = of_tables(v4, &v6).iter().map(ToString::to_string).collect();

@@ -9,9 +9,7 @@ use std::time::Duration;
 use axum::http::Uri;
 use ipnet::IpNet;
 use sealwire_identity::{FilesIssuer, RenewingConfig, SpiffeId};
-use sealwire_keys::{
-    KeyConfig, TransitConfig, TransitReference, Vault, VaultAuth, VaultConfig,
-};
+use sealwire_keys::{KeyConfig, TransitConfig, TransitReference, Vault, VaultAuth, VaultConfig};
 
 use super::{Config, ConfigError, KeySection, VaultAuthSection, VaultTransitSection, check_net};
 

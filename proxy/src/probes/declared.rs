@@ -193,7 +193,10 @@ mod tests {
         assert_eq!(check.headers[USER_AGENT], "kube-probe/sealwire");
         assert_eq!(check.headers[ACCEPT], "*/*");
         let declared: Declared = serde_json::from_str(r#"{"tcpSocket":{"port":1}}"#).unwrap();
-        assert_eq!(declared.check(Occasion::Liveness).unwrap().within, Duration::from_secs(1));
+        assert_eq!(
+            declared.check(Occasion::Liveness).unwrap().within,
+            Duration::from_secs(1)
+        );
     }
 
     #[test]
@@ -236,7 +239,10 @@ mod tests {
                 "web/liveness",
             ),
             (r#"{"web":{"startup":{"tcpSocket":{"port":0}}}}"#, "port 0"),
-            (r#"{"web":{"startup":{"tcpSocket":{"port":"http"}}}}"#, "u16"),
+            (
+                r#"{"web":{"startup":{"tcpSocket":{"port":"http"}}}}"#,
+                "u16",
+            ),
             (r#"{"web":{"often":{"tcpSocket":{"port":1}}}}"#, "often"),
             (
                 r#"{"web":{"startup":{"tcpSocket":{"port":1,"host":"203.0.113.1"}}}}"#,
@@ -250,7 +256,10 @@ mod tests {
                 r#"{"web":{"startup":{"httpGet":{"port":1,"httpHeaders":[{"name":"a","value":"x\r\ny"}]}}}}"#,
                 "value of header",
             ),
-            (r#"{"web":{"startup":{"httpGet":{"port":1,"path":"/a b"}}}}"#, "/a b"),
+            (
+                r#"{"web":{"startup":{"httpGet":{"port":1,"path":"/a b"}}}}"#,
+                "/a b",
+            ),
             (r#"{"web":{"alive":{"tcpSocket":{"port":1}}}}"#, "web/alive"),
             (
                 r#"{"web":{"startup":{"tcpSocket":{"port":1},"silentSeconds":5}}}"#,

@@ -120,7 +120,9 @@ fn framed(message: &[u8]) -> Bytes {
 fn verdict(frame: &[u8], service: &str) -> Result<(), String> {
     match status(frame) {
         Some(SERVING) => Ok(()),
-        Some(state) => Err(format!("service {service:?} is in state {state}, not serving")),
+        Some(state) => Err(format!(
+            "service {service:?} is in state {state}, not serving"
+        )),
         None => Err("an answer that is no HealthCheckResponse".to_owned()),
     }
 }
@@ -206,7 +208,10 @@ mod tests {
         let refused = checked(b"\0\0\0\0\x02\x08\x02", "0").await.unwrap_err();
         assert!(refused.contains("state 2"), "{refused}");
         let refused = checked(b"", "12").await.unwrap_err();
-        assert!(refused.contains("gRPC status") && refused.contains("12"), "{refused}");
+        assert!(
+            refused.contains("gRPC status") && refused.contains("12"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -83,7 +83,12 @@ impl HttpCheck {
     }
 
     /// Where an answer leads, on the very port that was asked.
-    fn redirected(&self, pod: IpAddr, from: &PathAndQuery, answer: &Answer) -> Option<PathAndQuery> {
+    fn redirected(
+        &self,
+        pod: IpAddr,
+        from: &PathAndQuery,
+        answer: &Answer,
+    ) -> Option<PathAndQuery> {
         if !answer.status.is_redirection() {
             return None;
         }
@@ -95,7 +100,11 @@ impl HttpCheck {
         }
         match location.parse::<Uri>() {
             Ok(uri) if uri.scheme().is_some() => {
-                let (scheme, usual) = if self.tls { ("https", 443) } else { ("http", 80) };
+                let (scheme, usual) = if self.tls {
+                    ("https", 443)
+                } else {
+                    ("http", 80)
+                };
                 let here = uri.scheme_str() == Some(scheme)
                     && uri.port_u16().unwrap_or(usual) == self.port
                     && uri.host()?.trim_matches(['[', ']']).parse() == Ok(pod);
@@ -226,7 +235,10 @@ mod tests {
         ] {
             assert_eq!(led(false, POD, location).as_deref(), wanted, "{location}");
         }
-        assert_eq!(led(true, POD, "https://198.18.0.10/a").as_deref(), Some("/a"));
+        assert_eq!(
+            led(true, POD, "https://198.18.0.10/a").as_deref(),
+            Some("/a")
+        );
         let pod = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
         let led = led(false, pod, "http://[fd00::1]:8080/six");
         assert_eq!(led.as_deref(), Some("/six"));

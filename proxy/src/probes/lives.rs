@@ -53,11 +53,17 @@ impl Lives {
 
     /// Whether a container runs, as far as is known.
     pub(crate) fn is_any_alive(&self, now: Instant) -> bool {
-        self.0.values().any(|life| life.silent_for(now) == Some(false))
+        self.0
+            .values()
+            .any(|life| life.silent_for(now) == Some(false))
     }
 
     fn have_ended(&self, now: Instant) -> bool {
-        !self.0.is_empty() && self.0.values().all(|life| life.silent_for(now) == Some(true))
+        !self.0.is_empty()
+            && self
+                .0
+                .values()
+                .all(|life| life.silent_for(now) == Some(true))
     }
 }
 
@@ -89,7 +95,10 @@ mod tests {
         assert!(!lives.have_ended(start + 24 * SECOND));
         assert!(lives.have_ended(start + 25 * SECOND));
         lives.sign("a", start + 26 * SECOND);
-        assert!(!lives.have_ended(start + 26 * SECOND), "it was started again");
+        assert!(
+            !lives.have_ended(start + 26 * SECOND),
+            "it was started again"
+        );
     }
 
     #[test]

@@ -19,7 +19,10 @@ fn sealwire(cluster: &Cluster, arguments: &[&str]) -> (i32, String) {
         .output()
         .unwrap();
     let said = [done.stdout, done.stderr].concat();
-    (done.status.code().unwrap(), String::from_utf8(said).unwrap())
+    (
+        done.status.code().unwrap(),
+        String::from_utf8(said).unwrap(),
+    )
 }
 
 /// What the doctor found of one thing: its state, and what it said.
@@ -69,7 +72,15 @@ fn the_doctor_sees_a_pod_come_up_sealed_and_says_why_when_none_does() {
         assert_eq!(sealwire(cluster, &["doctor"]).0, 1);
 
         let open = r#"[{"op":"replace","path":"/webhooks/0/failurePolicy","value":"Ignore"}]"#;
-        let told = ["patch", "mutatingwebhookconfiguration", "sealwire", "--type", "json", "-p", open];
+        let told = [
+            "patch",
+            "mutatingwebhookconfiguration",
+            "sealwire",
+            "--type",
+            "json",
+            "-p",
+            open,
+        ];
         cluster.api.kubectl(&told).unwrap();
         assert_eq!(finding(cluster, "mutating webhooks").0, "fault");
     });
@@ -85,14 +96,23 @@ fn a_node_whose_kernel_is_too_old_or_whose_clock_is_ahead_is_named() {
             "containerRuntimeVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
             "osImage": "", "systemUUID": "",
         } } });
-        let told = ["patch", "node", "old", "--subresource=status", "-p", &status.to_string()];
+        let told = [
+            "patch",
+            "node",
+            "old",
+            "--subresource=status",
+            "-p",
+            &status.to_string(),
+        ];
         cluster.api.kubectl(&told).unwrap();
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": { "name": "fast", "namespace": "kube-node-lease" },
             "spec": { "holderIdentity": "fast", "renewTime": "2099-01-01T00:00:00.000000Z" },
         });
-        assert_eventually("the namespace is there", SOON, || cluster.create(&lease).ok());
+        assert_eventually("the namespace is there", SOON, || {
+            cluster.create(&lease).ok()
+        });
         let (state, said) = finding(cluster, "node old");
         assert_eq!(state, "fault");
         assert!(said.contains("4.19.0"), "{said}");
@@ -111,23 +131,39 @@ fn status_says_of_each_pod_whether_it_is_sealed_and_why_not() {
         cluster.run("label namespace late sealwire.io/inject=enabled");
         cluster.create(&plain("ready", |_| {})).unwrap();
         cluster.create(&plain("stuck", |_| {})).unwrap();
-        let status = |name: &str, ready: bool, state: Value| {
-            json!({ "name": name, "ready": ready, "restartCount": 0, "image": "", "imageID": "", "state": state })
-        };
+        let status = |name: &str, ready: bool, state: Value| json!({ "name": name, "ready": ready, "restartCount": 0, "image": "", "imageID": "", "state": state });
         let patch = |pod: &str, containers: Value| {
-            let patch = json!({ "status": { "phase": "Running", "initContainerStatuses": containers } });
-            let told = ["patch", "pod", pod, "-n", "shop", "--subresource=status", "-p", &patch.to_string()];
+            let patch =
+                json!({ "status": { "phase": "Running", "initContainerStatuses": containers } });
+            let told = [
+                "patch",
+                "pod",
+                pod,
+                "-n",
+                "shop",
+                "--subresource=status",
+                "-p",
+                &patch.to_string(),
+            ];
             cluster.api.kubectl(&told).unwrap();
         };
         let done = json!({ "terminated": { "exitCode": 0 } });
         let runs = json!({ "running": {} });
-        patch("ready", json!([
-            status("sealwire-capture", true, done.clone()), status("sealwire-proxy", true, runs),
-        ]));
+        patch(
+            "ready",
+            json!([
+                status("sealwire-capture", true, done.clone()),
+                status("sealwire-proxy", true, runs),
+            ]),
+        );
         let failed = json!({ "terminated": { "exitCode": 3 } });
-        patch("stuck", json!([
-            status("sealwire-capture", true, done), status("sealwire-proxy", false, failed),
-        ]));
+        patch(
+            "stuck",
+            json!([
+                status("sealwire-capture", true, done),
+                status("sealwire-proxy", false, failed),
+            ]),
+        );
 
         let (code, said) = sealwire(cluster, &["status", "--json"]);
         assert_eq!(code, 1, "{said}");
@@ -135,7 +171,10 @@ fn status_says_of_each_pod_whether_it_is_sealed_and_why_not() {
         let seal = |name: &str| {
             let mut pods = said["pods"].as_array().unwrap().iter();
             let pod = pods.find(|pod| pod["pod"] == name).unwrap();
-            (pod["seal"].as_str().unwrap(), pod["why"].as_str().unwrap_or_default())
+            (
+                pod["seal"].as_str().unwrap(),
+                pod["why"].as_str().unwrap_or_default(),
+            )
         };
         assert_eq!(seal("ready"), ("sealed", ""));
         assert_eq!(seal("stuck").0, "waiting");

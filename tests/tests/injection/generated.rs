@@ -19,17 +19,29 @@ fn whatever_is_a_pod_is_one_when_it_is_sealed_or_is_refused_with_a_reason() {
     in_each_cluster(|cluster| {
         cluster.namespace("open", None);
         let mut rng = Rng::with_seed(SEED);
-        let pods: Vec<_> = (0..PODS).map(|i| pod(&mut rng, &format!("pod-{i}"))).collect();
+        let pods: Vec<_> = (0..PODS)
+            .map(|i| pod(&mut rng, &format!("pod-{i}")))
+            .collect();
         let (valid, _) = dry_run(cluster, "open", pods.iter());
-        assert!(valid.len() > PODS / 2, "only {} of {PODS} are pods", valid.len());
+        assert!(
+            valid.len() > PODS / 2,
+            "only {} of {PODS} are pods",
+            valid.len()
+        );
 
-        let (sealed, refusals) = dry_run(cluster, "shop", pods.iter().filter(|pod| {
-            valid.contains_key(pod["metadata"]["name"].as_str().unwrap())
-        }));
+        let (sealed, refusals) = dry_run(
+            cluster,
+            "shop",
+            pods.iter()
+                .filter(|pod| valid.contains_key(pod["metadata"]["name"].as_str().unwrap())),
+        );
         let refused = valid.len() - sealed.len();
         let by_the_injector = refusals.matches("denied the request: sealwire: ").count();
         assert_eq!(refused, by_the_injector, "{refusals}");
-        assert!(sealed.len() > PODS / 4 && refused > PODS / 20, "{refused} of {PODS} refused");
+        assert!(
+            sealed.len() > PODS / 4 && refused > PODS / 20,
+            "{refused} of {PODS} refused"
+        );
         for (name, sealed) in &sealed {
             assert!(is_sealed(sealed), "{sealed}");
             has_all_of(&valid[name], sealed);
@@ -73,7 +85,12 @@ fn has_all_of(own: &Value, sealed: &Value) {
         for (own, sealed) in pairs {
             let bare = |container: &Value| {
                 let mut container = container.clone();
-                for field in ["readinessProbe", "livenessProbe", "startupProbe", "lifecycle"] {
+                for field in [
+                    "readinessProbe",
+                    "livenessProbe",
+                    "startupProbe",
+                    "lifecycle",
+                ] {
                     container[field] = Value::Null;
                 }
                 container["securityContext"]["capabilities"] = Value::Null;
@@ -89,7 +106,10 @@ fn has_all_of(own: &Value, sealed: &Value) {
                 let there = sealed["spec"]["volumes"].as_array().unwrap();
                 for volume in value.as_array().unwrap() {
                     // The API server's own volume with a token has a name of chance.
-                    let chance = volume["name"].as_str().unwrap().starts_with("kube-api-access-");
+                    let chance = volume["name"]
+                        .as_str()
+                        .unwrap()
+                        .starts_with("kube-api-access-");
                     assert!(chance || there.contains(volume), "{name}: {volume}");
                 }
             }
@@ -104,14 +124,23 @@ fn has_all_of(own: &Value, sealed: &Value) {
 }
 
 fn pod(rng: &mut Rng, name: &str) -> Value {
-    let mut containers: Vec<_> = (0..rng.usize(1..4)).map(|i| container(rng, &format!("c{i}"))).collect();
-    let mut inits: Vec<_> = (0..rng.usize(0..3)).map(|i| container(rng, &format!("i{i}"))).collect();
+    let mut containers: Vec<_> = (0..rng.usize(1..4))
+        .map(|i| container(rng, &format!("c{i}")))
+        .collect();
+    let mut inits: Vec<_> = (0..rng.usize(0..3))
+        .map(|i| container(rng, &format!("i{i}")))
+        .collect();
     for init in &mut inits {
         if rng.bool() {
             init["restartPolicy"] = json!("Always");
         } else {
             // Only what goes on can be probed.
-            for field in ["readinessProbe", "livenessProbe", "startupProbe", "lifecycle"] {
+            for field in [
+                "readinessProbe",
+                "livenessProbe",
+                "startupProbe",
+                "lifecycle",
+            ] {
                 init.as_object_mut().unwrap().remove(field);
             }
         }
@@ -134,27 +163,55 @@ fn pod(rng: &mut Rng, name: &str) -> Value {
         spec["volumes"] = json!(volumes);
     }
     let fields: [(&str, u8, Value); 16] = [
-        ("restartPolicy", 40, json!(pick(rng, &["Always", "OnFailure", "Never"]))),
+        (
+            "restartPolicy",
+            40,
+            json!(pick(rng, &["Always", "OnFailure", "Never"])),
+        ),
         ("terminationGracePeriodSeconds", 30, json!(rng.u32(0..120))),
         ("automountServiceAccountToken", 30, json!(rng.bool())),
         ("enableServiceLinks", 20, json!(rng.bool())),
-        ("dnsPolicy", 20, json!(pick(rng, &["ClusterFirst", "Default"]))),
+        (
+            "dnsPolicy",
+            20,
+            json!(pick(rng, &["ClusterFirst", "Default"])),
+        ),
         ("hostNetwork", 4, json!(true)),
         ("hostPID", 3, json!(true)),
         ("shareProcessNamespace", 4, json!(rng.bool())),
         ("nodeSelector", 15, json!({ "kubernetes.io/os": "linux" })),
-        ("tolerations", 15, json!([{ "key": "dedicated", "operator": "Exists" }])),
-        ("hostAliases", 10, json!([{ "ip": "203.0.113.5", "hostnames": ["old.example"] }])),
+        (
+            "tolerations",
+            15,
+            json!([{ "key": "dedicated", "operator": "Exists" }]),
+        ),
+        (
+            "hostAliases",
+            10,
+            json!([{ "ip": "203.0.113.5", "hostnames": ["old.example"] }]),
+        ),
         ("activeDeadlineSeconds", 10, json!(rng.u32(1..10_000))),
-        ("securityContext", 50, json!({
-            "runAsNonRoot": rng.bool(), "runAsUser": 1000 + rng.u32(0..500),
-            "fsGroup": 2000, "supplementalGroups": [3000],
-        })),
-        ("topologySpreadConstraints", 10, json!([{
-            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": { "app": "generated" } },
-        }])),
-        ("readinessGates", 10, json!([{ "conditionType": "example.com/gate" }])),
+        (
+            "securityContext",
+            50,
+            json!({
+                "runAsNonRoot": rng.bool(), "runAsUser": 1000 + rng.u32(0..500),
+                "fsGroup": 2000, "supplementalGroups": [3000],
+            }),
+        ),
+        (
+            "topologySpreadConstraints",
+            10,
+            json!([{
+                "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": { "matchLabels": { "app": "generated" } },
+            }]),
+        ),
+        (
+            "readinessGates",
+            10,
+            json!([{ "conditionType": "example.com/gate" }]),
+        ),
         ("subdomain", 10, json!("headless")),
     ];
     for (field, percent, value) in fields {
@@ -187,20 +244,44 @@ fn container(rng: &mut Rng, name: &str) -> Value {
     let fields: [(&str, u8, Value); 14] = [
         ("command", 40, json!(["sh", "-c", "exec \"$0\" \"$@\""])),
         ("args", 40, json!(["--port", "$(PORT)"])),
-        ("env", 50, json!([
-            { "name": "PORT", "value": "8080" },
-            { "name": "POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
-            { "name": "CPU", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } },
-        ])),
-        ("envFrom", 15, json!([{ "configMapRef": { "name": "settings", "optional": true } }])),
+        (
+            "env",
+            50,
+            json!([
+                { "name": "PORT", "value": "8080" },
+                { "name": "POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
+                { "name": "CPU", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } },
+            ]),
+        ),
+        (
+            "envFrom",
+            15,
+            json!([{ "configMapRef": { "name": "settings", "optional": true } }]),
+        ),
         ("ports", 60, ports),
-        ("resources", 40, json!({ "requests": { "cpu": "10m" }, "limits": { "cpu": "1", "memory": "1Gi" } })),
+        (
+            "resources",
+            40,
+            json!({ "requests": { "cpu": "10m" }, "limits": { "cpu": "1", "memory": "1Gi" } }),
+        ),
         ("readinessProbe", 50, probe(rng)),
         ("livenessProbe", 40, probe(rng)),
         ("startupProbe", 20, probe(rng)),
-        ("lifecycle", 25, json!({ "postStart": hook(rng), "preStop": hook(rng) })),
-        ("imagePullPolicy", 30, json!(pick(rng, &["Always", "IfNotPresent", "Never"]))),
-        ("terminationMessagePolicy", 10, json!("FallbackToLogsOnError")),
+        (
+            "lifecycle",
+            25,
+            json!({ "postStart": hook(rng), "preStop": hook(rng) }),
+        ),
+        (
+            "imagePullPolicy",
+            30,
+            json!(pick(rng, &["Always", "IfNotPresent", "Never"])),
+        ),
+        (
+            "terminationMessagePolicy",
+            10,
+            json!("FallbackToLogsOnError"),
+        ),
         ("tty", 10, json!(true)),
         ("workingDir", 10, json!("/srv")),
     ];
@@ -216,7 +297,13 @@ fn container(rng: &mut Rng, name: &str) -> Value {
 }
 
 fn probe(rng: &mut Rng) -> Value {
-    let port = |rng: &mut Rng| if rng.bool() { json!("http") } else { json!(8080) };
+    let port = |rng: &mut Rng| {
+        if rng.bool() {
+            json!("http")
+        } else {
+            json!(8080)
+        }
+    };
     let mut probe = match rng.u8(0..10) {
         0..4 => json!({ "httpGet": { "path": "/health?full=1", "port": port(rng),
             "scheme": pick(rng, &["HTTP", "HTTPS"]),

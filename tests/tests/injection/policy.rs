@@ -15,7 +15,9 @@ fn without_any_webhook_the_policy_refuses_what_would_get_past_the_seal() {
         cluster.run("delete validatingwebhookconfiguration,mutatingwebhookconfiguration sealwire");
         assert_eventually("no webhook is called", SOON, || {
             cluster.kill_injectors();
-            let elsewhere = plain("probe", |pod| pod["metadata"]["namespace"] = json!("default"));
+            let elsewhere = plain("probe", |pod| {
+                pod["metadata"]["namespace"] = json!("default")
+            });
             cluster.dry_run(&elsewhere).ok()
         });
         // A pod that the injector has sealed, but for one thing.
@@ -37,13 +39,22 @@ fn without_any_webhook_the_policy_refuses_what_would_get_past_the_seal() {
         type Change<'a> = Box<dyn Fn(&mut Value) + 'a>;
         let refused: Vec<(&str, Change<'_>)> = vec![
             ("1337", Box::new(|pod| main(pod, "runAsUser", json!(1337)))),
-            ("privileged", Box::new(|pod| main(pod, "privileged", json!(true)))),
+            (
+                "privileged",
+                Box::new(|pod| main(pod, "privileged", json!(true))),
+            ),
             (
                 "NET_ADMIN",
                 Box::new(|pod| main(pod, "capabilities", json!({ "add": ["NET_ADMIN"] }))),
             ),
-            ("hostNetwork", Box::new(|pod| pod["spec"]["hostNetwork"] = json!(true))),
-            ("hostPID", Box::new(|pod| pod["spec"]["hostPID"] = json!(true))),
+            (
+                "hostNetwork",
+                Box::new(|pod| pod["spec"]["hostNetwork"] = json!(true)),
+            ),
+            (
+                "hostPID",
+                Box::new(|pod| pod["spec"]["hostPID"] = json!(true)),
+            ),
             (
                 "shareProcessNamespace",
                 Box::new(|pod| pod["spec"]["shareProcessNamespace"] = json!(true)),

@@ -79,7 +79,10 @@ impl Credentials {
     /// Writes what the server and kubectl read, the latter with a configuration that names
     /// `address`.
     pub(super) fn write(&self, directory: &Path, address: &str) -> io::Result<()> {
-        let kubeconfig = kubeconfig(address, "client-certificate: admin.pem, client-key: admin.key");
+        let kubeconfig = kubeconfig(
+            address,
+            "client-certificate: admin.pem, client-key: admin.key",
+        );
         for (name, text) in [
             ("ca.pem", &self.ca),
             ("server.pem", &self.server.certificate),
