@@ -1,7 +1,7 @@
 //! `sealwire inject`: does to manifests, without a cluster, what the webhook does to pods.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use sealwire_injector::config::InjectorConfig;
 use sealwire_injector::inject::Injector;
 use sealwire_injector::offline;
 
-use crate::screen::{remark, say};
+use crate::screen::remark;
 
 /// The largest manifest that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -46,8 +46,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             remark(&format!("{}: {warning}", done.what));
         }
     }
-    say(offline.text.trim_end());
-    Ok(())
+    match io::stdout().write_all(offline.text.as_bytes()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -87,7 +87,8 @@ impl InjectorConfig {
     /// # Errors
     /// [`ConfigError::Syntax`], without quoting the file.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let options = serde_saphyr::options! { with_snippet: false };
+        // A volume's mode is written as in a pod.
+        let options = serde_saphyr::options! { with_snippet: false, legacy_octal_numbers: true };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| ConfigError::Syntax {
             message: error.to_string(),
         })

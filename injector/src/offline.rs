@@ -60,8 +60,10 @@ pub enum OfflineError {
 /// # Errors
 /// [`OfflineError`] for the first that cannot be.
 pub fn inject(injector: &Injector, text: &str, namespace: &str) -> Result<Offline, OfflineError> {
-    let mut documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| OfflineError::Yaml(error.to_string()))?;
+    // As Kubernetes reads it: 0440 is a file's mode.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| OfflineError::Yaml(error.to_string()))?;
     let mut done = Vec::new();
     for document in &mut documents {
         inject_object(injector, document, namespace, &mut done)?;

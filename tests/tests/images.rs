@@ -407,6 +407,88 @@ fn a_sidecar_is_ready_with_a_key_in_the_token_of_the_other_image() {
     assert!(running.process.stdout().contains("\"level\""));
 }
 
+/// Without a cluster behind it: ready means that it can answer, and it does.
+#[test]
+fn the_injector_passes_its_health_check_and_seals_a_pod() {
+    let world = World::new(Privilege::Root).unwrap();
+    let pod = world.pod("injector").unwrap();
+    let image = Image::unpack(&world, "injector");
+    let address = pod.v4().to_string();
+    let config = world.directory().join("config");
+    fs::create_dir(&config).unwrap();
+    let file = |name: &str| config.join(name).display().to_string();
+    let (certificate, key) = (file("tls.crt"), file("tls.key"));
+    let made = world
+        .command("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=injector", "-keyout", &key, "-out", &certificate])
+        .args(["-addext", &format!("subjectAltName=IP:{address}")])
+        .run(SOON)
+        .unwrap();
+    assert!(made.success(), "{made:?}");
+    fs::write(file("injector.yaml"), INJECTOR).unwrap();
+    fs::write(file("kubeconfig"), NOWHERE).unwrap();
+    fs::write(file("review.json"), review().to_string()).unwrap();
+    world.give(&config, user(&image), user(&image)).unwrap();
+
+    let running = Container::of(&world, &image, &pod, "injector")
+        .args(&["run", "--config", "/config/injector.yaml", "--kubeconfig", "/config/kubeconfig"])
+        .volume("/config", &config)
+        .spawn();
+    let ready = format!("http://{address}:8080/readyz");
+    assert_eventually("the injector is ready", SOON, || {
+        (status(&world, &ready) == Some(200)).then_some(())
+    });
+    let answer = world
+        .command("curl")
+        .args(["--silent", "--cacert", &certificate, "--header", "Content-Type: application/json"])
+        .args(["--data", &format!("@{}", file("review.json"))])
+        .args([format!("https://{address}:8443/mutate/namespace")])
+        .run(SOON)
+        .unwrap();
+    let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(answer["response"]["uid"], "1", "{answer}");
+    assert_eq!(answer["response"]["allowed"], true, "{answer}");
+    assert!(answer["response"]["patch"].is_string(), "{answer}");
+    drop(running);
+}
+
+/// What an API server would ask.
+fn review() -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "1", "operation": "CREATE", "namespace": "shop", "name": "web", "userInfo": {},
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "object": {
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop"},
+                "spec": {"containers": [{"name": "web", "image": "registry.example/web:1"}]},
+            },
+        },
+    })
+}
+
+/// The injector's own example, with a certificate in files and nothing to be asked of a cluster.
+const INJECTOR: &str = concat!(
+    include_str!("../../injector/src/config/example.yaml"),
+    "
+sidecar: { native: always }
+policy: { claims: ignore }
+webhook: { certificate: { files: { certificate: /config/tls.crt, key: /config/tls.key } } }
+"
+);
+
+/// A cluster that nobody answers for.
+const NOWHERE: &str = "
+apiVersion: v1
+kind: Config
+clusters: [{ name: none, cluster: { server: 'http://198.18.255.1:6443' } }]
+users: [{ name: none, user: {} }]
+contexts: [{ name: none, context: { cluster: none, user: none } }]
+current-context: none
+";
+
 /// Where the sidecar finds what follows.
 const FILE: &str = "/etc/sealwire/config/proxy.yaml";
 

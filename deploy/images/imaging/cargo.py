@@ -27,9 +27,10 @@ class Cargo:
     target directory with everything else: for development alone.
     """
 
-    def __init__(self, root: Path, profile: str, epoch: int) -> None:
+    def __init__(self, root: Path, profile: str) -> None:
         self.root, self.profile = root, profile
-        self.environment = dict(os.environ, SOURCE_DATE_EPOCH=str(epoch))
+        # Libraries in C are built anew when it changes, and none of them asks what time it is (see below).
+        self.environment = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
         self.target = root / "target"
         if profile == "release":
             self.target = root / "target/images/cargo"
@@ -39,8 +40,7 @@ class Cargo:
             }
             self.environment |= {
                 "CARGO_ENCODED_RUSTFLAGS": "\x1f".join(f"--remap-path-prefix={a}={b}" for a, b in homes.items()),
-                "CFLAGS": " ".join(f"-ffile-prefix-map={a}={b}" for a, b in homes.items()),
-                "CXXFLAGS": " ".join(f"-ffile-prefix-map={a}={b}" for a, b in homes.items()),
+                "CFLAGS": " ".join(["-Werror=date-time", *(f"-ffile-prefix-map={a}={b}" for a, b in homes.items())]),
                 "CARGO_INCREMENTAL": "0",
             }
         self.locked = {

@@ -1,6 +1,7 @@
-"""Whether every program and library of an image finds the libraries that it was linked against."""
+"""Whether an image is whole: every program and library finds what it was linked with, every link leads to something."""
 
 import platform
+import posixpath
 import re
 import subprocess
 from pathlib import Path
@@ -17,6 +18,9 @@ def check(tree: Tree, extra: list[str]) -> None:
     directories = [merged(directory.strip("/")) for directory in extra]
     directories += [f"usr/lib/{platform.machine()}-linux-gnu", "usr/lib", "usr/lib64"]
     there = set(tree.entries)
+    for path, entry in tree.entries.items():
+        if entry.target is not None and destination(path, entry.target) not in there:
+            raise ImageError(f"/{path} leads to {entry.target}, which is not in the image")
     for path, data in tree.files().items():
         if not data.startswith(b"\x7fELF"):
             continue
@@ -25,6 +29,11 @@ def check(tree: Tree, extra: list[str]) -> None:
         missing += [interpreter for interpreter in interpreters if merged(interpreter.lstrip("/")) not in there]
         if missing:
             raise ImageError(f"/{path} needs {', '.join(missing)}, not in the image: name the package in images.toml")
+
+
+def destination(path: str, target: str) -> str:
+    """Where a symbolic link leads."""
+    return merged(posixpath.normpath(posixpath.join("/", posixpath.dirname(path), target)).lstrip("/"))
 
 
 def needs(data: bytes) -> tuple[list[str], list[str]]:

@@ -85,3 +85,44 @@ fn a_refusal_names_the_manifest() {
     );
     assert!(offline::inject(&injector(), "a: [", "default").is_err());
 }
+
+#[test]
+fn modes_and_texts_are_read_and_written_as_kubernetes_does() {
+    let texts = [
+        "yes",
+        "on",
+        "0440",
+        "1e3",
+        "~",
+        "0x1F",
+        "1_000",
+        "null",
+        "12:30:45",
+        "2001-01-01",
+        "",
+    ];
+    let env: Vec<Value> = texts
+        .iter()
+        .map(|text| serde_json::json!({ "name": "A", "value": text }))
+        .collect();
+    let pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" },
+        "spec": { "containers": [{ "name": "a", "env": env }] },
+    });
+    // JSON is YAML, and has no octal numbers.
+    let text = pod.to_string().replace(
+        "\"spec\":{",
+        "\"spec\":{\"volumes\":[{\"name\":\"v\",\"secret\":{\"defaultMode\":0440}}],",
+    );
+    let offline = offline::inject(&injector(), &text, "default").unwrap();
+    assert!(
+        offline.text.contains("defaultMode: 288"),
+        "{}",
+        offline.text
+    );
+    for text in texts {
+        let quoted = [format!("value: \"{text}\""), format!("value: '{text}'")];
+        let is_quoted = quoted.iter().any(|quoted| offline.text.contains(quoted));
+        assert!(is_quoted, "{text:?} in {}", offline.text);
+    }
+}
