@@ -373,6 +373,9 @@ impl Cluster {
 
     /// Applies many objects on the server's side.
     pub fn apply_all(&self, objects: &[Value]) -> Result<String, String> {
+        if objects.is_empty() {
+            return Ok(String::new());
+        }
         self.send_all(&["apply", "--server-side"], objects)
     }
 
