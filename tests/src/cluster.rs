@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use sealwire_pods::{KubeApi, Release, assert_eventually, helm};
 use serde_json::{Value, json};
@@ -28,6 +29,8 @@ pub struct Cluster {
     webhook: u16,
     health: u16,
     values: Value,
+    /// Seconds for which the webhooks' certificates are good.
+    lifetime: u32,
     directory: PathBuf,
 }
 
@@ -51,7 +54,7 @@ pub fn with_each_release(test: impl Fn(Release)) {
 /// The same in a cluster in which pods of the namespace `shop` are sealed.
 pub fn in_each_cluster(test: impl Fn(&Cluster)) {
     with_each_release(|release| {
-        let cluster = Cluster::sealing(release, &json!({}));
+        let cluster = Cluster::sealing(release);
         test(&cluster);
     });
 }
@@ -77,6 +80,7 @@ impl Cluster {
             webhook: free_port(),
             health: free_port(),
             values: json!({}),
+            lifetime: 86_400,
             directory,
         };
         // What a controller would make.
@@ -86,19 +90,28 @@ impl Cluster {
     }
 
     /// One with the chart and an injector, and the namespace `shop`, in which every pod is sealed.
-    /// `values` are merged into those of the chart.
-    pub fn sealing(release: Release, values: &Value) -> Self {
+    pub fn sealing(release: Release) -> Self {
+        Self::bare(release).into_sealing()
+    }
+
+    /// The same, with certificates of the webhooks that are good for so many seconds.
+    pub fn sealing_with_certificates_for(release: Release, seconds: u32) -> Self {
         let mut cluster = Self::bare(release);
-        cluster.install(values);
-        cluster.start_injector();
-        cluster.namespace("shop", Some("enabled"));
-        cluster.wait_until_sealing("shop");
-        cluster
+        cluster.lifetime = seconds;
+        cluster.into_sealing()
+    }
+
+    fn into_sealing(mut self) -> Self {
+        self.install();
+        self.start_injector();
+        self.namespace("shop", Some("enabled"));
+        self.wait_until_sealing("shop");
+        self
     }
 
     /// Installs the chart, but for who runs the injector.
-    pub fn install(&mut self, values: &Value) {
-        self.values = self.chart_values(values);
+    fn install(&mut self) {
+        self.choose(&json!({}));
         let mut objects = self.rendered();
         for object in &mut objects {
             let webhooks = object.get_mut("webhooks").and_then(Value::as_array_mut);
@@ -166,7 +179,7 @@ impl Cluster {
         Err(String::from_utf8_lossy(&done.stderr).into_owned())
     }
 
-    /// Sets the values that `rendered` and `helm` use, without installing anything.
+    /// Merges values into those of every test, for `rendered` and `helm`.
     pub fn choose(&mut self, values: &Value) {
         self.values = self.chart_values(values);
     }
@@ -201,7 +214,6 @@ impl Cluster {
             },
             "webhooks": {
                 "port": self.webhook, "healthPort": self.health,
-                "certificate": { "selfMade": { "names": ["127.0.0.1"] } },
             },
         });
         merge(&mut values, more);
@@ -222,15 +234,21 @@ impl Cluster {
     fn start_injector_at(&self, webhook: u16, health: u16) {
         let map = self.get(&format!("configmap sealwire-injector -n {SYSTEM}"));
         let text = map["data"]["injector.yaml"].as_str().unwrap();
-        let changed = text
-            .replace(
-                &format!("port: {}", self.webhook),
-                &format!("port: {webhook}"),
-            )
-            .replace(
-                &format!("healthPort: {}", self.health),
-                &format!("healthPort: {health}"),
-            );
+        // What differs from a pod that a Service leads to.
+        let line = |line: &str| {
+            let indent = " ".repeat(line.len() - line.trim_start().len());
+            match line.trim().split(':').next() {
+                Some("port") => format!("{indent}port: {webhook}"),
+                Some("healthPort") => format!("{indent}healthPort: {health}"),
+                Some("lifetimeSeconds") => format!(
+                    "{indent}lifetimeSeconds: {}\n{indent}settleSeconds: 3\n{indent}names: [127.0.0.1]",
+                    self.lifetime
+                ),
+                _ => line.to_owned(),
+            }
+        };
+        let changed: Vec<_> = text.lines().map(line).collect();
+        let changed = changed.join("\n");
         let config = self.directory.join(format!("injector.{webhook}.yaml"));
         fs::write(&config, changed).unwrap();
         let login = self.api.kubeconfig_of(SYSTEM, "sealwire-injector").unwrap();
@@ -307,16 +325,16 @@ impl Cluster {
             "metadata": { "name": "probing", "namespace": namespace },
             "spec": { "containers": [{ "name": "main", "image": "none" }] },
         });
-        let deadline = std::time::Instant::now() + LONG;
+        let deadline = Instant::now() + LONG;
         loop {
-            let last = match self.dry_run(&pod) {
+            let said = match self.dry_run(&pod) {
                 Ok(pod) if is_sealed(&pod) => return,
                 Ok(pod) => pod.to_string(),
                 Err(error) => error,
             };
             assert!(
-                std::time::Instant::now() < deadline,
-                "not sealing: {last}\n{}",
+                Instant::now() < deadline,
+                "not sealing: {said}\n{}",
                 self.injector_log()
             );
         }
@@ -355,6 +373,9 @@ impl Cluster {
 
     /// Applies many objects on the server's side.
     pub fn apply_all(&self, objects: &[Value]) -> Result<String, String> {
+        if objects.is_empty() {
+            return Ok(String::new());
+        }
         self.send_all(&["apply", "--server-side"], objects)
     }
 

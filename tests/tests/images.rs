@@ -478,7 +478,7 @@ fn the_injector_passes_its_health_check_and_seals_a_pod() {
     let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!(answer["response"]["uid"], "1", "{answer}");
     assert_eq!(answer["response"]["allowed"], true, "{answer}");
-    assert!(answer["response"]["patch"].is_string(), "{answer}");
+    assert_eq!(answer["response"]["patchType"], "JSONPatch", "{answer}");
     drop(running);
 }
 
@@ -508,11 +508,13 @@ webhook: { certificate: { files: { certificate: /config/tls.crt, key: /config/tl
 "
 );
 
-/// A cluster that nobody answers for.
+/// A cluster that nobody answers for. Its CA is named as that of every pod is: the image has none.
 const NOWHERE: &str = "
 apiVersion: v1
 kind: Config
-clusters: [{ name: none, cluster: { server: 'http://198.18.255.1:6443' } }]
+clusters:
+  - name: none
+    cluster: { server: 'https://198.18.255.1:6443', certificate-authority: /config/tls.crt }
 users: [{ name: none, user: {} }]
 contexts: [{ name: none, context: { cluster: none, user: none } }]
 current-context: none

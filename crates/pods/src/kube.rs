@@ -347,7 +347,7 @@ const ETCD: [&str; 7] = [
     "--unsafe-no-fsync",
 ];
 
-const APISERVER: [&str; 13] = [
+const APISERVER: [&str; 14] = [
     "--etcd-servers=unix://client:0",
     "--bind-address=127.0.0.1",
     "--advertise-address=127.0.0.1",
@@ -355,6 +355,8 @@ const APISERVER: [&str; 13] = [
     "--endpoint-reconciler-type=none",
     "--service-cluster-ip-range=198.19.0.0/24",
     "--authorization-mode=RBAC",
+    // As clusters have it: what may be privileged is for others to say.
+    "--allow-privileged=true",
     "--client-ca-file=ca.pem",
     "--tls-cert-file=server.pem",
     "--tls-private-key-file=server.key",

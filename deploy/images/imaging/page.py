@@ -18,13 +18,14 @@ class Built:
     config: dict
 
 
-def write(path: Path, described: dict, built: dict[str, Built]) -> None:
+def write(path: Path, profile: str, described: dict, built: dict[str, Built]) -> None:
     """Replaces the made part of the page."""
     text = path.read_text()
-    made = "".join(section(name, described["images"][name], image) for name, image in built.items())
+    made = f"Programs of the profile `{profile}`.\n\n{table(built)}"
+    made += "".join(section(name, described["images"][name], image) for name, image in built.items())
     fresh = re.sub(
         r"(<!-- images: begin -->\n).*(<!-- images: end -->)",
-        lambda match: f"{match[1]}{table(built)}{made}\n{match[2]}",
+        lambda match: f"{match[1]}{made}\n{match[2]}",
         text,
         flags=re.DOTALL,
     )

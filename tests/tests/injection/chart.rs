@@ -106,7 +106,7 @@ fn a_value_that_the_chart_does_not_know_is_refused_by_helm() {
 #[test]
 fn the_injector_needs_the_strictest_pod_security_level_and_sealed_pods_the_widest() {
     with_each_release(|release| {
-        let cluster = Cluster::sealing(release, &json!({}));
+        let cluster = Cluster::sealing(release);
         let level = |namespace: &str, level: &str| {
             let label = format!("pod-security.kubernetes.io/enforce={level}");
             cluster.run(&format!("label namespace {namespace} --overwrite {label}"));
