@@ -191,9 +191,11 @@ impl<'a> Walk<'a> {
     fn bundle(&mut self, tile: Tile, proven: Option<&[Hash]>) -> Result<(), LogError> {
         let first = tile.index * WIDTH;
         let path = tile.path();
-        // A wider one does as well: the writer may be between two checkpoints.
-        let mut files = self.files_of(tile).iter();
-        let source = files.find(|file| file.width >= tile.width).copied();
+        // A wider one does as well: the writer may be between two checkpoints. Of a narrower one the
+        // records that it has can be told from those that it has not.
+        let files = self.files_of(tile);
+        let wide = files.iter().find(|file| file.width >= tile.width);
+        let source = wide.or(files.last()).copied();
         let path = source.map_or(path, |source| source.path());
         let bytes = read(&self.directory.join(&path))?.unwrap_or_default();
         let (entries, rest) = entries_of(&bytes);
