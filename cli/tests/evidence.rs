@@ -1,6 +1,11 @@
 //! `sealwire verify` and `sealwire evidence` as people and scripts run them, on a log that the real
 //! writer has written.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are outside of what clippy takes for tests"
+)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -133,6 +133,7 @@ vault:
         PodFacts {
             namespace: Some("shop".to_owned()),
             service_account: Some("web".to_owned()),
+            node: None,
             node_addresses: vec!["198.18.0.1".parse().unwrap()],
             pod_addresses: vec!["198.18.1.7".parse().unwrap(), "fd00::7".parse().unwrap()],
         }

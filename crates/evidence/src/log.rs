@@ -20,6 +20,7 @@ mod files;
 mod journal;
 mod reader;
 mod retain;
+mod state;
 mod tree;
 mod writer;
 

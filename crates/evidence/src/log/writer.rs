@@ -1,20 +1,17 @@
 //! The writer of a log. Blocks for disk and, where it signs itself, for the key: for a thread of
 //! its own.
 
-use std::path::Path;
-
 use sealwire_keys::PrivateKey;
 
 use super::edge::Edge;
-use super::files::{CHECKPOINT, Directory, is_new};
-use super::journal::Journal;
+use super::files::{CHECKPOINT, Directory};
 use super::retain::Retain;
-use super::tree::tiles_in;
+use super::state::{State, missing};
 use super::{LogConfig, LogError, MOST_PENDING};
-use crate::merkle::{Compact, Hash};
+use crate::merkle::Hash;
 use crate::note::{Checkpoint, SignedCheckpoint, check_origin};
 use crate::record::{Event, Gap, GapCause, Previous, Record, SchemaName, Start, Timestamp};
-use crate::tile::{Kind, Tile, WIDTH, add_entry, entries_of};
+use crate::tile::{Kind, Tile, WIDTH, add_entry};
 
 /// How far a clock may be set back without a word about it.
 const CLOCK_TOLERANCE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -50,22 +47,6 @@ pub struct Standing {
     pub pending_bytes: u64,
     /// Bytes that full bundles take.
     pub bytes: u64,
-}
-
-/// What is on disk.
-#[derive(Debug)]
-struct State {
-    origin: String,
-    /// The tree that is signed.
-    edge: Edge,
-    /// The tree with what waits in the journal.
-    tree: Compact,
-    journal: Journal,
-    last: Option<Previous>,
-    /// The newest checkpoint, until a record carries it.
-    unembedded: Option<String>,
-    /// Bytes of a record that a crash left half written.
-    torn: u64,
 }
 
 impl Cut {
@@ -393,122 +374,4 @@ impl LogWriter {
             }
         }
     }
-}
-
-impl State {
-    fn load(directory: &Directory, config: &LogConfig) -> Result<Self, LogError> {
-        let path = directory.path(CHECKPOINT);
-        let signed = match directory.read(CHECKPOINT)? {
-            None => None,
-            Some(bytes) => {
-                let note = String::from_utf8(bytes)
-                    .map_err(|_| LogError::damaged(&path, "it is not text"))?;
-                let signed = SignedCheckpoint::read(&note)
-                    .map_err(|error| LogError::damaged(&path, error))?;
-                Some(signed)
-            }
-        };
-        let size = signed.as_ref().map_or(0, |signed| signed.checkpoint().size);
-        let edge = Edge::load(
-            size,
-            |tile| {
-                let found = directory.read(tile.path())?;
-                found.ok_or_else(|| missing(directory, &tile))
-            },
-            |tile| {
-                LogError::damaged(
-                    directory.path(tile.path()),
-                    "it is not as wide as its name says",
-                )
-            },
-        )?;
-        let mut tree = edge.compact();
-        if let Some(signed) = &signed
-            && tree.root() != signed.checkpoint().root
-        {
-            return Err(LogError::damaged(&path, "the tiles lead to another root"));
-        }
-        let mut last_entry = None;
-        let (journal, torn) = Journal::open(directory, size, |index, entry| {
-            if index == tree.size() {
-                tree.push(Hash::leaf(entry));
-                last_entry = Some(entry.to_vec());
-            } else if index > tree.size() {
-                let problem = format!("it begins with record {index}, signed are {size}");
-                return Err(LogError::damaged(directory.path(super::JOURNAL), problem));
-            }
-            Ok(())
-        })?;
-        if journal.next() != tree.size() {
-            let problem = format!("it goes to record {}, signed are {size}", journal.next());
-            return Err(LogError::damaged(directory.path(super::JOURNAL), problem));
-        }
-        let last = match last_entry {
-            Some(entry) => Some(last_of(&entry, &directory.path(super::JOURNAL))?),
-            None => last_signed(directory, size)?,
-        };
-        Ok(Self {
-            origin: signed.as_ref().map_or_else(
-                || config.origin.clone(),
-                |signed| signed.checkpoint().origin.clone(),
-            ),
-            edge,
-            tree,
-            journal,
-            last,
-            unembedded: signed.map(|signed| signed.to_string()),
-            torn,
-        })
-    }
-
-    /// Removes partial tiles that a crash left beside those in force, and files half written.
-    fn clear_leftovers(&self, directory: &Directory) -> Result<(), LogError> {
-        let kept: Vec<Tile> = Tile::edge(self.edge.size()).collect();
-        let (tiles, others) = tiles_in(&directory.path(""))?;
-        for half in others.iter().filter(|path| is_new(path)) {
-            directory.remove(half);
-        }
-        let partial = tiles.iter().filter(|tile| tile.width < WIDTH);
-        for tile in partial.filter(|tile| !kept.contains(tile)) {
-            directory.remove(tile.path());
-        }
-        Ok(())
-    }
-}
-
-/// The last record that is signed.
-fn last_signed(directory: &Directory, size: u64) -> Result<Option<Previous>, LogError> {
-    let Some(index) = size.checked_sub(1).map(|last| last / WIDTH) else {
-        return Ok(None);
-    };
-    let width = match size % WIDTH {
-        0 => WIDTH,
-        width => width,
-    };
-    let tile = Tile {
-        kind: Kind::Entries,
-        index,
-        width,
-    };
-    let found = directory.read(tile.path())?;
-    let bundle = found.ok_or_else(|| missing(directory, &tile))?;
-    let path = directory.path(tile.path());
-    let (entries, _) = entries_of(&bundle);
-    let entry = entries.last();
-    let entry = entry.ok_or_else(|| LogError::damaged(&path, "there is no record in it"))?;
-    last_of(entry, &path).map(Some)
-}
-
-fn last_of(entry: &[u8], path: &Path) -> Result<Previous, LogError> {
-    let record = Record::decode(entry).map_err(|error| LogError::damaged(path, error))?;
-    Ok(Previous {
-        boot: record.boot,
-        seq: record.seq,
-        time: record.time,
-        stopped: matches!(record.event, Event::Stop(_)),
-    })
-}
-
-fn missing(directory: &Directory, tile: &Tile) -> LogError {
-    LogError::damaged(directory.path(tile.path()), "it is not there")
 }
