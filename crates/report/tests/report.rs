@@ -1,6 +1,13 @@
 //! What a report says about logs that the real writer wrote: read from its files, as an auditor
 //! would.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
 #[path = "shared/days.rs"]
 #[allow(dead_code, reason = "each of its users needs a part of it")]
 mod days;

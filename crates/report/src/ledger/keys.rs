@@ -16,9 +16,11 @@ pub(crate) struct Keys {
     keys: BTreeMap<Arc<str>, KeyAccount>,
     /// Keys that some custody record speaks of, at whatever time.
     known: BTreeSet<Arc<str>>,
-    /// By issuer and serial number.
-    certificates: BTreeMap<(Arc<str>, Arc<str>), (CertificateAccount, BTreeSet<u32>)>,
+    certificates: BTreeMap<Serial, (CertificateAccount, BTreeSet<u32>)>,
 }
+
+/// Issuer and serial number.
+type Serial = (Arc<str>, Arc<str>);
 
 /// What they come to.
 #[derive(Debug)]

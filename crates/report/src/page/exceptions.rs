@@ -26,7 +26,7 @@ pub(super) fn exceptions(account: &Account) -> Markup {
     let columns = [
         Column::text("Exception"),
         Column::text("Ends"),
-        Column::text("Owner and reason"),
+        Column::text("Owner"),
         Column::text("Lets through"),
         Column::number("Connections"),
         Column::number("Carried"),
@@ -38,8 +38,8 @@ pub(super) fn exceptions(account: &Account) -> Markup {
             p {
                 "Whatever is not sealed has to be declared, with a reason, an owner and an end, after which it refuses. "
                 @if expired > 0 {
-                    strong { (counted(u64::try_from(expired).unwrap_or(u64::MAX), "has ended", "have ended")) }
-                    " and stand first: they let nothing through any more, and should be taken out of the configuration."
+                    strong { (counted(u64::try_from(expired).unwrap_or(u64::MAX), "has ended:", "have ended:")) }
+                    " nothing passes by what has ended, and it should be taken out of the configuration."
                 } @else {
                     "None has ended."
                 }

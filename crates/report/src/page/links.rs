@@ -86,7 +86,7 @@ fn matrix(account: &Account, pairs: &Pairs) -> Markup {
                         th scope="col" { "from ↓ to →" }
                         @for to in &places { th scope="col" { span { (name_of(to, rests)) } } }
                         @for exception in &outside {
-                            th.open scope="col" { span { "not sealed: " (exception.key.rule) } }
+                            th.open scope="col" { span { "exception: " (exception.key.rule) } }
                         }
                     }
                 }

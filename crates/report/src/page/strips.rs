@@ -89,11 +89,7 @@ pub(super) fn all(account: &Account) -> Markup {
     let slots: Vec<Slot> = sum
         .iter()
         .map(|&(alive, accounted)| {
-            let thousandths = if alive == 0 {
-                0
-            } else {
-                accounted * 1000 / alive
-            };
+            let thousandths = (accounted * 1000).checked_div(alive).unwrap_or(0);
             Slot {
                 alive: if alive == 0 { 0 } else { 1000 },
                 accounted: u32::try_from(thousandths).unwrap_or(0),
