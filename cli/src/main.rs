@@ -3,8 +3,8 @@
 mod cluster;
 mod demo;
 mod doctor;
-mod inject;
 mod evidence;
+mod inject;
 mod keys;
 mod report;
 mod screen;
