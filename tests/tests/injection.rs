@@ -138,6 +138,7 @@ fn the_configuration_reaches_a_labelled_namespace_is_put_back_and_is_the_injecto
         let pod = PodFacts {
             namespace: Some("shop".to_owned()),
             service_account: Some("web".to_owned()),
+            node: None,
             node_addresses: vec!["198.18.255.1".parse().unwrap()],
             pod_addresses: vec!["198.18.0.7".parse().unwrap()],
         };
