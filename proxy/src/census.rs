@@ -44,7 +44,7 @@ const ASIDE: [&str; 6] = [
 ];
 
 /// Takes one census after the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Taker {
     /// What the kernel had counted when the last was taken.
     before: Option<Counters>,
@@ -62,8 +62,10 @@ pub struct Taken {
 
 impl Taker {
     /// Notes what the kernel has counted so far, as a census would.
-    pub fn begin(&mut self) {
-        self.before = Counters::read().ok();
+    pub fn begin() -> Self {
+        Self {
+            before: Counters::read().ok(),
+        }
     }
 
     /// Takes a census. `know` says what the proxy knows, and is asked after the kernel was: what

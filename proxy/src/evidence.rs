@@ -35,6 +35,7 @@ use self::changes::Changes;
 use self::pod_census::PodCensus;
 use self::policy::policy;
 use crate::capture::prove::ProofDesk;
+use crate::census::Taker;
 use crate::config::{ConfigError, EvidenceSettings, Settings};
 use crate::passing::Passing;
 use crate::state::{Condition, Need, State};
@@ -133,6 +134,7 @@ impl Prepared {
             prepared: self,
             parts,
             reporter: reporter.clone(),
+            taker: Taker::begin(),
             changes,
         };
         thread::Builder::new()
@@ -191,6 +193,7 @@ struct Work {
     prepared: Prepared,
     parts: Parts,
     reporter: Arc<Reporter>,
+    taker: Taker,
     changes: Arc<Changes>,
 }
 
@@ -238,7 +241,7 @@ impl Work {
             window_seconds: self.config.window.as_secs(),
             previous: None,
         };
-        let census = PodCensus::new(&self.parts, self.reporter.clone());
+        let census = PodCensus::new(&self.parts, self.reporter.clone(), self.taker.clone());
         match Log::open(self.config.clone(), start, Some(Box::new(census))) {
             Ok(log) => {
                 let recorder = log.recorder();

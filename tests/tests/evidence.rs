@@ -516,7 +516,7 @@ fn a_disk_that_takes_nothing_is_said_and_where_evidence_is_required_nothing_flow
     in_a_mesh(|mesh| {
         let pod = mesh.world().pod("client").unwrap();
         let full = mesh.world().directory().join("full");
-        let (size, owner) = ("size=64k,mode=700", sealwire_pods::PROXY_UID);
+        let (size, owner) = ("size=1m,mode=700", sealwire_pods::PROXY_UID);
         let mount = format!(
             "mkdir '{0}' && mount -t tmpfs -o {size},uid={owner} tmpfs '{0}'",
             full.display()
@@ -538,7 +538,7 @@ fn a_disk_that_takes_nothing_is_said_and_where_evidence_is_required_nothing_flow
         let mut sidecar = mesh.seal(&pod, &sealing).unwrap();
         sidecar.wait_until_ready().unwrap();
         let fill = format!(
-            "dd if=/dev/zero of='{}/filler' bs=4k count=64 || true",
+            "dd if=/dev/zero of='{}/filler' bs=4k count=1024 || true",
             full.display()
         );
         mesh.world()

@@ -37,10 +37,9 @@ pub(super) struct PodCensus {
 }
 
 impl PodCensus {
-    pub(super) fn new(parts: &Parts, reporter: Arc<Reporter>) -> Self {
-        let mut taker = Taker::default();
-        // What the kernel had counted before is no part of the first window.
-        taker.begin();
+    /// `taker` has begun before the first proof of capture: every datagram of proofs is among what
+    /// the kernel counts from there.
+    pub(super) fn new(parts: &Parts, reporter: Arc<Reporter>, taker: Taker) -> Self {
         Self {
             reporter,
             state: parts.state.clone(),

@@ -31,6 +31,8 @@ pub(super) struct Writer {
     backlog: VecDeque<Event>,
     /// What found no room there, and since when.
     lost: Option<(Timestamp, u64)>,
+    /// Since when the disk takes nothing, until that has been said.
+    unwritten_since: Option<Timestamp>,
     /// Key and certificate that came last.
     newest: Option<Arc<Credentials>>,
     /// Those that sign: the key has shown that it is at hand, and the log says so.
@@ -65,6 +67,7 @@ impl Writer {
             now: Figures::default(),
             backlog: VecDeque::new(),
             lost: None,
+            unwritten_since: None,
             newest: None,
             signing: None,
             custody: None,
@@ -162,13 +165,11 @@ impl Writer {
                 Ok(()) => {
                     self.now.key = None;
                     self.now.checkpoints += 1;
+                    self.say_written_late();
                     self.say_signed_late();
                     self.keep_within_limits();
                 }
-                Err(error) => {
-                    self.storage_fails(&error);
-                    self.unsigned();
-                }
+                Err(error) => self.storage_fails(&error),
             },
             Signed::Failed(error) => {
                 tracing::warn!(%error, "evidence cannot be signed now: it is written on, and signed once it can be");
@@ -194,7 +195,7 @@ impl Writer {
         for window in gathered.windows(census) {
             self.put(Event::Window(Box::new(window)));
         }
-        if self.wanted {
+        if self.wanted && self.now.storage.is_none() {
             // What was to be signed a window ago is not yet.
             self.unsigned();
         }
@@ -345,6 +346,21 @@ impl Writer {
         self.now.unsigned_since.get_or_insert(now);
     }
 
+    /// Something was written later than it should have been.
+    fn say_written_late(&mut self) {
+        if let Some(from) = self.unwritten_since.take() {
+            let to = self.shared.now();
+            self.put(Event::Gap(Gap {
+                cause: GapCause::Storage,
+                from,
+                to,
+                lost: Some(0),
+                detail: "the disk took nothing: records of this time were written at its end"
+                    .to_owned(),
+            }));
+        }
+    }
+
     /// Something was signed later than it should have been.
     fn say_signed_late(&mut self) {
         if let Some(from) = self.now.unsigned_since.take() {
@@ -381,6 +397,8 @@ impl Writer {
             tracing::error!(%error, "evidence cannot be written now: it is kept, up to a limit, and written once it can be");
         }
         self.now.storage = Some(error.to_string());
+        let now = self.shared.now();
+        self.unwritten_since.get_or_insert(now);
     }
 
     fn show(&mut self) {
