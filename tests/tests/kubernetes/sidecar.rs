@@ -149,7 +149,7 @@ fn serial(sidecar: &Sidecar) -> String {
 #[test]
 fn two_sidecars_are_who_their_service_accounts_are_and_follow_their_tokens() {
     in_a_mesh(|mesh| {
-        let api = KubeApi::start().unwrap();
+        let api = KubeApi::start(Release::V1_34).unwrap();
         let _relay = Relay::start(mesh, &api);
         for (namespace, account) in [("shop", "web"), ("shop", "api"), ("vault", "reviewer")] {
             // The second of a namespace is refused.
