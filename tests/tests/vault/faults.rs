@@ -60,7 +60,11 @@ fn a_server_that_fails_is_busy_or_slow_is_named_and_what_is_sealed_goes_on() {
         };
         echo();
         let steady = steady(&web, &web_car, &api);
-        for (mode, said) in [("500", "failing"), ("429", "busy"), ("slow", "1s")] {
+        for (mode, said) in [
+            ("500", "failing"),
+            ("429", "busy"),
+            ("slow", "answer within 1."),
+        ] {
             let before = serial(&web_car);
             front.answers(mode);
             renew(&web);

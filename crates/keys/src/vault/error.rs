@@ -70,7 +70,7 @@ pub enum VaultError {
         problem: String,
     },
     /// Time was up.
-    #[error("Vault did not answer within {0:?}")]
+    #[error("Vault did not answer within {:.1} s", .0.as_secs_f64())]
     Deadline(Duration),
 }
 
