@@ -1,5 +1,5 @@
 # The two commands of the README. Each does its own set-up.
-.PHONY: demo test lint bench bench-hsm bench-evidence images setup
+.PHONY: demo test lint bench bench-hsm bench-evidence bench-reviews images setup
 
 SUITE ?= all
 
@@ -30,6 +30,11 @@ bench-evidence:
 	scripts/setup test
 	cargo build --locked --release --workspace --bins --lib
 	target/release/sealwire-bench evidence
+
+bench-reviews:
+	scripts/setup test injection
+	cargo build --locked --release --workspace --bins --lib
+	target/release/sealwire-bench reviews
 
 images:
 	scripts/setup test images

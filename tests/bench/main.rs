@@ -12,6 +12,7 @@
 mod evidence;
 mod hsm;
 mod load;
+mod reviews;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ enum Command {
     Evidence,
     /// What many handshakes at once cost, with a slow HSM.
     Burst,
+    /// What the injector takes beside an API server.
+    Reviews,
     /// Signs by a key in a device, and prints how often it did in a second.
     Sign { module: PathBuf, uri: String },
     /// Measures, inside a pod, and prints one number a line.
@@ -53,6 +56,7 @@ fn main() {
         Some(Command::Evidence) => evidence::compare(arguments.rounds),
         Some(Command::Freeze) => hsm::freeze(),
         Some(Command::Burst) => hsm::burst(arguments.rounds),
+        Some(Command::Reviews) => reviews::measure(),
         Some(Command::Sign { module, uri }) => hsm::sign(&module, &uri),
         None => compare(arguments.rounds),
     }

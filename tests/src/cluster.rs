@@ -259,7 +259,12 @@ impl Cluster {
             .open(&log)
             .unwrap();
         let own = std::env::current_exe().unwrap();
-        let program = own.ancestors().nth(2).unwrap().join("sealwire-injector");
+        // Tests are a directory below the programs; the benchmark is beside them.
+        let mut beside = own
+            .ancestors()
+            .skip(1)
+            .map(|it| it.join("sealwire-injector"));
+        let program = beside.find(|program| program.is_file()).unwrap();
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(program)
