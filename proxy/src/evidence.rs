@@ -144,16 +144,13 @@ impl Prepared {
     }
 
     fn log_config(&self, settings: &Settings) -> io::Result<EvidenceConfig> {
-        let mut boot = [0; 16];
-        // So few bytes come all at once.
-        getrandom(&mut boot, GetRandomFlags::empty())?;
         let domain = settings.config.identity.trust_domains.first();
         Ok(EvidenceConfig {
             log: LogConfig {
                 directory: self.settings.directory.clone(),
                 origin: origin_of(domain.map_or("", String::as_str), &self.pod),
                 pod: self.pod.clone(),
-                boot: Boot::new(boot),
+                boot: boot()?,
                 clock: Arc::new(SystemClock),
                 retention: RetentionLimits {
                     age: Some(self.settings.keep),
@@ -242,6 +239,14 @@ impl Work {
             previous: None,
         };
         let census = PodCensus::new(&self.parts, self.reporter.clone(), self.taker.clone());
+        match boot() {
+            // What an attempt before has left there is the record of another run.
+            Ok(boot) => self.config.log.boot = boot,
+            Err(error) => {
+                self.say(Some(&error.to_string()), None);
+                return None;
+            }
+        }
         match Log::open(self.config.clone(), start, Some(Box::new(census))) {
             Ok(log) => {
                 let recorder = log.recorder();
@@ -320,6 +325,14 @@ impl Prepared {
                 .collect(),
         )
     }
+}
+
+/// A number for a run.
+fn boot() -> io::Result<Boot> {
+    let mut bits = [0; 16];
+    // So few bytes come all at once.
+    getrandom(&mut bits, GetRandomFlags::empty())?;
+    Ok(Boot::new(bits))
 }
 
 fn show(figures: &Figures) {
