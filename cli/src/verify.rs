@@ -79,7 +79,10 @@ impl Verify {
             let wrong = logs.filter(|log| !can_be_relied_on(log)).count();
             say(&match wrong {
                 0 if good => format!("{} logs, nothing wrong", verdict.logs.len()),
-                0 => format!("{} logs, and not all that there should be", verdict.logs.len()),
+                0 => format!(
+                    "{} logs, and not all that there should be",
+                    verdict.logs.len()
+                ),
                 wrong => format!("{wrong} of {} logs cannot be relied on", verdict.logs.len()),
             });
         }

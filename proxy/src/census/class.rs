@@ -83,7 +83,13 @@ impl<'a> Classes<'a> {
         }
         // What nobody holds and does not close waits to be accepted, by whoever listens there.
         let ports = &self.known.settings.config.ports;
-        let ours = [ports.outbound, ports.inbound, ports.admin, ports.metrics, ports.health];
+        let ours = [
+            ports.outbound,
+            ports.inbound,
+            ports.admin,
+            ports.metrics,
+            ports.health,
+        ];
         let is_ours = match is_held {
             true => socket.uid == Some(self.known.settings.config.capture.uid),
             false => ours.contains(&local.port()),
