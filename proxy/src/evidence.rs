@@ -118,7 +118,7 @@ impl Prepared {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(self, parts: Parts) -> io::Result<Evidence> {
-        let config = self.log_config(&parts.settings)?;
+        let config = self.log_config(&parts.settings);
         if self.settings.required {
             let unmet = Condition::Unmet("the log is not open yet".to_owned());
             parts.state.set(Need::Evidence, unmet);
@@ -143,14 +143,15 @@ impl Prepared {
         Ok(Evidence { reporter, stop })
     }
 
-    fn log_config(&self, settings: &Settings) -> io::Result<EvidenceConfig> {
+    fn log_config(&self, settings: &Settings) -> EvidenceConfig {
         let domain = settings.config.identity.trust_domains.first();
-        Ok(EvidenceConfig {
+        EvidenceConfig {
             log: LogConfig {
                 directory: self.settings.directory.clone(),
                 origin: origin_of(domain.map_or("", String::as_str), &self.pod),
                 pod: self.pod.clone(),
-                boot: boot()?,
+                // Drawn for each attempt to open the log.
+                boot: Boot::new([0; 16]),
                 clock: Arc::new(SystemClock),
                 retention: RetentionLimits {
                     age: Some(self.settings.keep),
@@ -163,7 +164,7 @@ impl Prepared {
             groups: GROUPS,
             queue: QUEUE,
             custody_every: self.settings.custody,
-        })
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Writer {
     custody_due: Instant,
     /// Something is to be signed.
     wanted: bool,
+    /// The key has failed, and is left alone until the window ends: the device has its reasons.
+    rests: bool,
     window_began: Instant,
     window_ends: Instant,
 }
@@ -80,6 +82,7 @@ impl Writer {
             signing: None,
             custody: None,
             wanted: false,
+            rests: false,
         }
     }
 
@@ -154,6 +157,7 @@ impl Writer {
             .take()
             .filter(|signing| name(signing) == name(&credentials));
         self.newest = Some(credentials);
+        self.rests = false;
         self.want_custody_of_newest();
     }
 
@@ -188,8 +192,8 @@ impl Writer {
             Signed::Failed(error) => {
                 tracing::warn!(%error, "evidence cannot be signed now: it is written on, and signed once it can be");
                 self.now.key = Some(error.to_string());
+                self.rests = true;
                 self.unsigned();
-                // Again at the next window's end, and not before: the device has its reasons.
                 self.want_custody_of_newest();
             }
         }
@@ -228,6 +232,7 @@ impl Writer {
             self.unsigned();
         }
         self.wanted = true;
+        self.rests = false;
     }
 
     /// Writes what waits, waits for the disk, and gives the key something to do.
@@ -249,16 +254,13 @@ impl Writer {
     }
 
     fn give_work(&mut self) {
-        if self.signer.is_busy() {
+        if self.signer.is_busy() || self.rests {
             return;
         }
         if let (Some(occasion), Some(newest)) = (self.custody, self.newest.clone()) {
-            // After a failure only when something is to be signed as well.
-            if self.now.key.is_none() || self.wanted {
-                self.custody = None;
-                self.now.signatures += 1;
-                return self.signer.give(Job::Custody(newest, occasion));
-            }
+            self.custody = None;
+            self.now.signatures += 1;
+            return self.signer.give(Job::Custody(newest, occasion));
         }
         let Some(signing) = self.signing.clone().filter(|_| self.wanted) else {
             return;

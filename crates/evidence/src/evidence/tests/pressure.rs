@@ -74,6 +74,24 @@ fn another_key_signs_what_found_no_room_under_the_first() {
 }
 
 #[test]
+fn a_key_that_never_signed_is_asked_once_a_window_and_not_all_the_time() {
+    let world = World::new();
+    let evidence = world.open(100);
+    let (key, credentials) = Switched::of(&world.credentials());
+    key.plug(false);
+    evidence
+        .recorder()
+        .credentials(&credentials, CertificateEvent::Issued);
+    until(&evidence, "ten windows", |figures| figures.log.records > 10);
+    let figures = evidence.figures();
+    assert!(figures.signatures <= figures.log.records + 2, "{figures:?}");
+    key.plug(true);
+    until(&evidence, "a checkpoint", |figures| figures.checkpoints > 0);
+    evidence.stop(stop(), DEADLINE).unwrap();
+    world.is_good();
+}
+
+#[test]
 fn a_run_begins_where_the_one_before_left_no_room() {
     let world = World::new();
     let (evidence, _away) = full(&world);
