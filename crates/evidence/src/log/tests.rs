@@ -205,6 +205,25 @@ fn a_crash_between_tiles_and_checkpoint_leaves_a_log_that_goes_on() {
 }
 
 #[test]
+fn what_is_signed_does_not_count_as_waiting_after_a_crash() {
+    let world = World::new();
+    let mut run = world.run(1);
+    while run.log.standing().pending_bytes < 50_000 {
+        run.window();
+    }
+    run.log.sync().unwrap();
+    let journal = fs::read(world.path().join(JOURNAL)).unwrap();
+    run.sign();
+    drop(run);
+    // The checkpoint is that of after, the journal that of before.
+    fs::write(world.path().join(JOURNAL), journal).unwrap();
+    let run = world.run(2);
+    assert!(run.log.standing().pending_bytes < 10_000);
+    drop(run);
+    world.good();
+}
+
+#[test]
 fn two_writers_cannot_hold_one_log() {
     let world = World::new();
     let _run = world.run(1);
