@@ -30,11 +30,11 @@ fn trust() -> &'static Trust {
 /// RFC 6962 section 2.1.
 fn root(leaves: &[[u8; 32]]) -> [u8; 32] {
     match leaves {
-        [] => Sha256::digest([]).into(),
+        [] => Sha256::digest(b"").into(),
         [one] => *one,
         several => {
             let (left, right) = several.split_at(several.len().next_power_of_two() / 2);
-            Sha256::digest([&[1], &root(left)[..], &root(right)[..]].concat()).into()
+            Sha256::digest([&[1][..], &root(left), &root(right)].concat()).into()
         }
     }
 }
@@ -68,17 +68,20 @@ fuzz_target!(|bytes: &[u8]| {
     };
     put("journal", &framed(tree.len() as u64, waiting));
     if !tree.is_empty() {
-        let leaf = |entry: &&[u8]| Sha256::digest([&[0], *entry].concat()).into();
+        let leaf = |entry: &&[u8]| Sha256::digest([&[0][..], entry].concat()).into();
         let leaves: Vec<[u8; 32]> = tree.iter().map(leaf).collect();
         let size = tree.len();
         let bundle = tree.iter().flat_map(|entry| {
             let length = u16::try_from(entry.len()).unwrap_or(u16::MAX);
             [&length.to_be_bytes()[..], entry].concat()
         });
-        put(&format!("tile/entries/000.p/{size}"), &bundle.collect::<Vec<u8>>());
+        put(
+            &format!("tile/entries/000.p/{size}"),
+            &bundle.collect::<Vec<u8>>(),
+        );
         put(&format!("tile/0/000.p/{size}"), &leaves.concat());
         let root = BASE64.encode(root(&leaves));
-        let line = BASE64.encode([7; 68]);
+        let line = BASE64.encode([7_u8; 68]);
         let note = format!("m.example/log\n{size}\n{root}\n\n\u{2014} m.example/log {line}\n");
         put("checkpoint", note.as_bytes());
     }
@@ -89,5 +92,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let verdict = verify(&[log.to_owned()], trust(), &Expect::default(), &|_| {});
     assert_eq!(verdict.logs[0].checkpoints, 0);
-    assert!(verdict.logs[0].findings.iter().all(|one| !one.detail.contains("fault of the program")));
+    assert!(
+        verdict.logs[0]
+            .findings
+            .iter()
+            .all(|one| !one.detail.contains("fault of the program"))
+    );
 });
