@@ -13,8 +13,6 @@ use sealwire_evidence::{
 };
 use sealwire_identity::TrustBundle;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::screen::say;
 
@@ -60,19 +58,42 @@ impl Verify {
         let shown = Shown::new(self.json);
         let verdict = verify(&logs, &trust, &expect, &|at| shown.update(at));
         shown.bar.finish_and_clear();
+        let good = verdict.without_log.is_empty() && verdict.logs.iter().all(can_be_relied_on);
+        let missing = verdict
+            .without_log
+            .iter()
+            .map(|kept| (&kept.origin, kept.size));
         if self.json {
             let logs: Vec<Value> = verdict.logs.iter().map(as_json).collect();
-            say(&json!({ "good": verdict.is_good(), "logs": logs }).to_string());
+            let missing = missing.map(|(origin, size)| json!({ "origin": origin, "signed": size }));
+            let missing: Vec<Value> = missing.collect();
+            say(&json!({ "good": good, "logs": logs, "missing": missing }).to_string());
         } else {
             verdict.logs.iter().for_each(tell);
-            let wrong = verdict.logs.iter().filter(|log| !log.is_good()).count();
+            for (origin, size) in missing {
+                say(&format!(
+                    "✘ {origin}: a checkpoint of {size} records was kept, and there is no such log"
+                ));
+            }
+            let logs = verdict.logs.iter();
+            let wrong = logs.filter(|log| !can_be_relied_on(log)).count();
             say(&match wrong {
-                0 => format!("{} logs, nothing wrong", verdict.logs.len()),
+                0 if good => format!("{} logs, nothing wrong", verdict.logs.len()),
+                0 => format!(
+                    "{} logs, and not all that there should be",
+                    verdict.logs.len()
+                ),
                 wrong => format!("{wrong} of {} logs cannot be relied on", verdict.logs.len()),
             });
         }
-        Ok(verdict.is_good())
+        Ok(good)
     }
+}
+
+/// Whether nothing is wrong with a log, and it shows something: without a checkpoint anybody may have
+/// written it.
+fn can_be_relied_on(log: &LogVerdict) -> bool {
+    log.is_good() && log.checkpoints > 0
 }
 
 /// Reads a trust bundle.
@@ -103,21 +124,25 @@ fn checkpoint(path: &PathBuf) -> anyhow::Result<SignedCheckpoint> {
     SignedCheckpoint::read(&note).with_context(|| format!("{}", path.display()))
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
-    OffsetDateTime::parse(text, &Rfc3339)
-        .map(Timestamp::new)
-        .map_err(|error| format!("{error}: write it as 2026-11-25T21:00:00Z"))
+fn moment(text: &str) -> Result<Timestamp, &'static str> {
+    text.parse()
 }
 
 fn tell(log: &LogVerdict) {
     let name = log.origin.as_deref().unwrap_or("no name");
-    let mark = if log.is_good() { "✔" } else { "✘" };
+    let mark = if can_be_relied_on(log) { "✔" } else { "✘" };
     say(&format!("{mark} {} ({name})", log.directory.display()));
     if let (Some(from), Some(to)) = (log.from, log.to) {
         say(&format!(
             "    {} records in {} runs, {from} to {to}; {} checkpoints verified",
             log.records, log.boots, log.checkpoints
         ));
+    }
+    for identity in &log.identities {
+        say(&format!("    signed as {identity}"));
+    }
+    if log.is_good() && log.checkpoints == 0 {
+        say("    ✘ no checkpoint is signed yet: nothing shows who wrote this");
     }
     for finding in log.wrong() {
         say(&format!("    ✘ {finding}"));
@@ -142,12 +167,13 @@ fn as_json(log: &LogVerdict) -> Value {
         "directory": log.directory,
         "origin": log.origin,
         "pod": log.pod,
-        "good": log.is_good(),
+        "good": can_be_relied_on(log),
         "first": log.first,
         "records": log.records,
         "signed": log.signed,
         "boots": log.boots,
         "checkpoints": log.checkpoints,
+        "identities": log.identities,
         "from": log.from,
         "to": log.to,
         "signedTo": log.signed_to,

@@ -124,6 +124,22 @@ fn what_is_expected_of_the_end_is_demanded() {
 }
 
 #[test]
+fn a_log_that_nobody_has_signed_shows_nothing() {
+    let world = World::new();
+    let arguments = ["verify", "logs", "--trust", "bundle.pem"];
+    // Records of anybody's making, with the checksums of a journal: no key is needed for that.
+    fs::remove_file(world.log().join("checkpoint")).unwrap();
+    fs::remove_dir_all(world.log().join("tile")).unwrap();
+    fs::remove_file(world.log().join("journal")).unwrap();
+    let boot = Boot::new([9; 16]);
+    drop(begin(&world.log(), boot));
+    let output = world.run(&arguments);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing shows who wrote this"), "{said}");
+}
+
+#[test]
 fn a_place_without_a_log_is_an_error() {
     let world = World::new();
     fs::create_dir(world.directory.path().join("empty")).unwrap();
@@ -216,8 +232,8 @@ fn issue(directory: &Path) -> Credentials {
     Credentials::new(key.unwrap(), chain).unwrap()
 }
 
-fn write(directory: &Path, credentials: &Credentials) {
-    let boot = Boot::new([7; 16]);
+/// A log with nothing but a start in it.
+fn begin(directory: &Path, boot: Boot) -> LogWriter {
     let config = LogConfig {
         directory: directory.to_owned(),
         origin: "m.example/ns/shop/pod/web-0/6f1a".to_owned(),
@@ -242,9 +258,15 @@ fn write(directory: &Path, credentials: &Credentials) {
         window_seconds: 60,
         previous: None,
     };
-    let mut log = LogWriter::open(config, start).unwrap();
+    LogWriter::open(config, start).unwrap()
+}
+
+fn write(directory: &Path, credentials: &Credentials) {
+    let boot = Boot::new([7; 16]);
+    let mut log = begin(directory, boot);
     let now = Timestamp::new(time::OffsetDateTime::now_utc());
     let key = credentials.key().as_ref();
+    log.identity(Some(credentials.facts().spiffe_id.to_string()));
     let certificate = Certificate::of(credentials, CertificateEvent::Issued);
     log.append(Event::Certificate(Box::new(certificate)))
         .unwrap();

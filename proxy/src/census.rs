@@ -159,7 +159,7 @@ impl Look {
         let mut look = Self::default();
         match sockets_by_protocol() {
             Ok(numbers) => look.others = numbers,
-            Err(error) => look.unavailable("other sockets", &error),
+            Err(error) => look.unavailable("sockets of other kinds", &error),
         }
         look.others
             .retain(|name, number| *number > 0 && !ASIDE.contains(&name.as_str()));

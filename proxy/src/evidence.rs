@@ -118,7 +118,7 @@ impl Prepared {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(self, parts: Parts) -> io::Result<Evidence> {
-        let config = self.log_config(&parts.settings)?;
+        let config = self.log_config(&parts.settings);
         if self.settings.required {
             let unmet = Condition::Unmet("the log is not open yet".to_owned());
             parts.state.set(Need::Evidence, unmet);
@@ -143,17 +143,15 @@ impl Prepared {
         Ok(Evidence { reporter, stop })
     }
 
-    fn log_config(&self, settings: &Settings) -> io::Result<EvidenceConfig> {
-        let mut boot = [0; 16];
-        // So few bytes come all at once.
-        getrandom(&mut boot, GetRandomFlags::empty())?;
+    fn log_config(&self, settings: &Settings) -> EvidenceConfig {
         let domain = settings.config.identity.trust_domains.first();
-        Ok(EvidenceConfig {
+        EvidenceConfig {
             log: LogConfig {
                 directory: self.settings.directory.clone(),
                 origin: origin_of(domain.map_or("", String::as_str), &self.pod),
                 pod: self.pod.clone(),
-                boot: Boot::new(boot),
+                // Drawn for each attempt to open the log.
+                boot: Boot::new([0; 16]),
                 clock: Arc::new(SystemClock),
                 retention: RetentionLimits {
                     age: Some(self.settings.keep),
@@ -166,7 +164,7 @@ impl Prepared {
             groups: GROUPS,
             queue: QUEUE,
             custody_every: self.settings.custody,
-        })
+        }
     }
 }
 
@@ -242,6 +240,14 @@ impl Work {
             previous: None,
         };
         let census = PodCensus::new(&self.parts, self.reporter.clone(), self.taker.clone());
+        match boot() {
+            // What an attempt before has left there is the record of another run.
+            Ok(boot) => self.config.log.boot = boot,
+            Err(error) => {
+                self.say(Some(&error.to_string()), None);
+                return None;
+            }
+        }
         match Log::open(self.config.clone(), start, Some(Box::new(census))) {
             Ok(log) => {
                 let recorder = log.recorder();
@@ -320,6 +326,14 @@ impl Prepared {
                 .collect(),
         )
     }
+}
+
+/// A number for a run.
+fn boot() -> io::Result<Boot> {
+    let mut bits = [0; 16];
+    // So few bytes come all at once.
+    getrandom(&mut bits, GetRandomFlags::empty())?;
+    Ok(Boot::new(bits))
 }
 
 fn show(figures: &Figures) {

@@ -170,7 +170,17 @@ impl ServerHello {
             0x0304 => "TLSv1.3",
             _ => "TLS of unknown version",
         };
-        format!("{version} {:?}", CipherSuite::from(self.suite))
+        let suite = format!("{:?}", CipherSuite::from(self.suite));
+        format!("{version} {}", iana_name(&suite))
+    }
+}
+
+/// The name of a cipher suite as IANA has it, where rustls says by a prefix of its own that it is one
+/// of TLS 1.3.
+pub(crate) fn iana_name(suite: &str) -> String {
+    match suite.strip_prefix("TLS13_") {
+        Some(rest) => format!("TLS_{rest}"),
+        None => suite.to_owned(),
     }
 }
 
@@ -200,7 +210,7 @@ mod tests {
     fn the_version_is_taken_from_the_extension_where_there_is_one() {
         let tls13 = hello(0x0303, &[0, 43, 0, 2, 3, 4]);
         let parsed = ServerHello::parse(&tls13).unwrap().unwrap();
-        assert_eq!(parsed.describe(), "TLSv1.3 TLS13_AES_128_GCM_SHA256");
+        assert_eq!(parsed.describe(), "TLSv1.3 TLS_AES_128_GCM_SHA256");
         let tls12 = ServerHello::parse(&hello(0x0303, &[])).unwrap().unwrap();
         assert_eq!(tls12.version, 0x0303);
         assert!(
@@ -209,6 +219,19 @@ mod tests {
                 .unwrap()
                 .version
                 < OLDEST
+        );
+    }
+
+    #[test]
+    fn suites_have_the_names_of_iana() {
+        let name = |suite: CipherSuite| iana_name(suite.as_str().unwrap());
+        assert_eq!(
+            name(CipherSuite::TLS13_AES_256_GCM_SHA384),
+            "TLS_AES_256_GCM_SHA384"
+        );
+        assert_eq!(
+            name(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
         );
     }
 

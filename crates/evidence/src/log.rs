@@ -39,6 +39,7 @@ pub(crate) use self::files::{CHECKPOINT, JOURNAL, is_new, read};
 pub(crate) use self::journal::{Ending, JournalReader};
 pub use self::reader::{Entry, Log, ReadError, Records};
 pub(crate) use self::tree::{Tree, TreeError, tiles_in};
+pub(crate) use self::writer::is_vital;
 pub use self::writer::{Cut, LogWriter, Standing};
 use crate::note::OriginError;
 use crate::record::{Boot, EncodeError, Pod};
@@ -46,6 +47,10 @@ use crate::record::{Boot, EncodeError, Pod};
 /// Most records that may wait for a signature. Records after a checkpoint hold it, and whoever
 /// verifies looks no further back than this.
 pub(crate) const MOST_PENDING: u64 = 65_536;
+
+/// Most of them that are not needed for a key to sign again. The rest is enough for a proxy that is
+/// started anew every few minutes for a week, and has no key.
+const MOST_ORDINARY: u64 = MOST_PENDING - 4096;
 
 /// How a log is written.
 #[derive(Clone, Debug)]
@@ -56,13 +61,14 @@ pub struct LogConfig {
     pub origin: String,
     /// Whose it is.
     pub pod: Pod,
-    /// This run.
+    /// This run: another whenever a log is opened.
     pub boot: Boot,
     /// By which clock records are dated.
     pub clock: Arc<dyn Clock>,
     /// What is dropped.
     pub retention: RetentionLimits,
-    /// Most bytes that may wait for a signature. Beyond it records are refused.
+    /// Most bytes that may wait for a signature. Beyond it records are refused, but for those that
+    /// a key needs to sign again.
     pub pending: u64,
     /// Whether to wait for the disk. Always, but for logs that nobody needs to keep.
     pub durable: bool,
@@ -98,7 +104,7 @@ pub enum LogError {
     },
     /// Too much waits for a signature.
     #[error(
-        "{pending} bytes in {records} records wait for a signature, the limit is {limit} bytes and {MOST_PENDING} records: see to the key, or raise the limit"
+        "{pending} bytes in {records} records wait for a signature, the limit is {limit} bytes and {MOST_ORDINARY} records: see to the key, or raise the limit"
     )]
     Full {
         /// How much waits.

@@ -61,10 +61,14 @@ pub struct Balance {
 }
 
 impl Ledger {
-    /// Adds a window, once for all its parts: the last one has the census.
+    /// Adds a part of a window, in order: each has its groups, and the last one the census.
     pub fn add(&mut self, window: &Window) {
+        if window.part == 1 {
+            self.open = 0;
+        }
         for group in &window.links {
             self.opened = self.opened.saturating_add(group.opened);
+            self.open = self.open.saturating_add(group.open);
         }
         let Some(census) = &window.census else {
             return;
@@ -77,7 +81,6 @@ impl Ledger {
             self.left_out += 1;
             return;
         }
-        self.open = window.links.iter().map(|group| group.open).sum();
         let seconds = window.to.since(window.from).as_secs();
         self.seconds = self.seconds.saturating_add(seconds + 1);
         for interface in &census.interfaces {
@@ -132,6 +135,8 @@ fn retransmitted(census: &Census) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Event;
+    use crate::testing::a_window;
 
     /// A window of a minute in which one link moved this, and the interface sent that.
     fn window(moved: u64, counted: u64, packets: u64) -> Window {
@@ -177,6 +182,27 @@ mod tests {
         let balance = balance(MEGABYTES, MEGABYTES / 2, 1000);
         assert!(balance.missing > MEGABYTES / 3, "{balance:?}");
         assert_eq!(balance.unexplained, 0);
+    }
+
+    #[test]
+    fn what_waits_in_sockets_may_wait_in_those_of_every_part() {
+        let mut first = window(0, 0, 0);
+        first.census = None;
+        first.parts = 2;
+        let Event::Window(other) = a_window() else {
+            panic!("no window");
+        };
+        first.links = other.links;
+        first.links[0].open = 20;
+        let mut second = window(MEGABYTES, MEGABYTES / 2, 1000);
+        (second.part, second.parts) = (2, 2);
+        let mut ledger = Ledger::default();
+        ledger.add(&first);
+        ledger.add(&second);
+        assert_eq!(ledger.sent().missing, 0);
+        // In the next window they are closed.
+        ledger.add(&window(0, 0, 0));
+        assert!(ledger.sent().missing > 0);
     }
 
     #[test]

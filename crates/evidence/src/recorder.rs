@@ -144,7 +144,9 @@ impl Recorder {
 pub(crate) fn shorten_policy(policy: &mut Policy) {
     let more = policy.exceptions.len().saturating_sub(MOST_EXCEPTIONS);
     policy.exceptions.truncate(MOST_EXCEPTIONS);
-    policy.exceptions_more = u64::try_from(more).unwrap_or(u64::MAX);
+    let more = u64::try_from(more).unwrap_or(u64::MAX);
+    // Whoever made the list may have left some out already.
+    policy.exceptions_more = policy.exceptions_more.saturating_add(more);
     for exception in &mut policy.exceptions {
         shorten(&mut exception.reason);
         shorten(&mut exception.owner);
@@ -259,5 +261,31 @@ impl Shared {
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::DeclaredException;
+    use crate::testing::start;
+
+    #[test]
+    fn exceptions_that_somebody_left_out_before_are_still_counted() {
+        let declared = DeclaredException {
+            rule: "legacy".to_owned(),
+            what: "passthrough".to_owned(),
+            destination: "203.0.113.7/32".to_owned(),
+            ports: vec![5432],
+            reason: "r".to_owned(),
+            owner: "o".to_owned(),
+            expires: Timestamp::EPOCH,
+        };
+        let mut policy = start().policy;
+        policy.exceptions = vec![declared; MOST_EXCEPTIONS + 2];
+        policy.exceptions_more = 40;
+        shorten_policy(&mut policy);
+        assert_eq!(policy.exceptions.len(), MOST_EXCEPTIONS);
+        assert_eq!(policy.exceptions_more, 42);
     }
 }

@@ -27,6 +27,8 @@ use crate::verify::Trust;
 /// When everything here begins.
 pub(crate) const NOW: OffsetDateTime = datetime!(2026-11-25 12:00 UTC);
 
+pub(crate) const WORKLOAD: &str = "spiffe://m.example/ns/shop/sa/web";
+
 pub(crate) const ORIGIN: &str = "m.example/ns/shop/pod/web-0/6f1a";
 
 /// A kind of key.
@@ -117,13 +119,22 @@ impl Authority {
         credentials_in(directory.path())
     }
 
-    /// The same, in files.
+    /// The same for another workload of the mesh.
+    pub(crate) fn issue_to(&self, spiffe_id: &str, lives: Duration) -> Arc<Credentials> {
+        let directory = tempfile::tempdir().unwrap();
+        self.issue_as(spiffe_id, directory.path(), Kind::P256, lives);
+        credentials_in(directory.path())
+    }
+
+    /// A key and its certificate in files.
     pub(crate) fn issue_into(&self, directory: &Path, kind: Kind, lives: Duration) {
+        self.issue_as(WORKLOAD, directory, kind, lives);
+    }
+
+    fn issue_as(&self, spiffe_id: &str, directory: &Path, kind: Kind, lives: Duration) {
         let pair = kind.pair();
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(
-            "spiffe://m.example/ns/shop/sa/web".try_into().unwrap(),
-        )];
+        params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,
@@ -218,7 +229,7 @@ pub(crate) fn flow(serial: &str, port: u16) -> Flow {
         serial: serial.to_owned(),
         destination: Some(([198, 18, 0, 7], port).into()),
         version: "TLSv1_3".to_owned(),
-        suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
+        suite: "TLS_AES_128_GCM_SHA256".to_owned(),
         group: "X25519MLKEM768".to_owned(),
         resumed: false,
     }
@@ -264,7 +275,7 @@ pub(crate) fn record_of(event: Event) -> Record {
         schema: SchemaName,
         time: Timestamp::new(NOW),
         pod: pod(),
-        identity: Some("spiffe://m.example/ns/shop/sa/web".to_owned()),
+        identity: Some(WORKLOAD.to_owned()),
         boot: boot(1),
         seq: 7,
         checkpoint: None,
@@ -302,6 +313,8 @@ impl Run {
 
     pub(crate) fn rotate(&mut self, credentials: Arc<Credentials>) {
         let now = Timestamp::new(self.clock.now());
+        let identity = credentials.facts().spiffe_id.to_string();
+        self.log.identity(Some(identity));
         let certificate = Certificate::of(&credentials, CertificateEvent::Issued);
         self.log
             .append(Event::Certificate(Box::new(certificate)))

@@ -19,10 +19,10 @@ use sealwire_identity::TrustBundle;
 
 pub use self::finding::{Finding, Place, Problem, Severity};
 use self::walk::Walk;
-use crate::note::SignedCheckpoint;
+use crate::note::{Checkpoint, SignedCheckpoint};
 use crate::record::{Pod, Timestamp};
 
-/// Findings that are listed of one log. More are counted.
+/// Findings that are listed of one log, of what is wrong and of remarks each. More are counted.
 const MOST_FINDINGS: usize = 1000;
 
 /// Whom to trust.
@@ -58,12 +58,16 @@ pub struct Progress<'a> {
 pub struct Verdict {
     /// One for each log, in the order that they were given.
     pub logs: Vec<LogVerdict>,
+    /// Checkpoints that somebody kept of logs that are not among these: a log that is missing, or one
+    /// that was put in its place under another name.
+    pub without_log: Vec<Checkpoint>,
 }
 
 impl Verdict {
     /// Whether nothing is wrong. That something could not be shown is in the remarks.
     pub fn is_good(&self) -> bool {
-        !self.logs.is_empty() && self.logs.iter().all(LogVerdict::is_good)
+        let all = !self.logs.is_empty() && self.without_log.is_empty();
+        all && self.logs.iter().all(LogVerdict::is_good)
     }
 }
 
@@ -90,20 +94,22 @@ pub struct LogVerdict {
     pub signed_to: Option<Timestamp>,
     /// Runs of the proxy.
     pub boots: u64,
-    /// Checkpoints whose signatures were verified.
+    /// Checkpoints whose signatures were verified. Without one, nothing shows whose records these are.
     pub checkpoints: u64,
+    /// SPIFFE IDs of the certificates under which they were signed, in the order of their first.
+    pub identities: Vec<String>,
     /// What is wrong, and what else there is to say, in the order that it was found.
     pub findings: Vec<Finding>,
     /// Findings that are not listed, because there are too many.
     pub more: u64,
-    /// Whether anything is wrong, listed or not.
-    broken: bool,
+    /// How many of them say that something is wrong.
+    wrong: usize,
 }
 
 impl LogVerdict {
     /// Whether nothing is wrong with it.
     pub fn is_good(&self) -> bool {
-        !self.broken
+        self.wrong == 0
     }
 
     /// What is wrong.
@@ -119,17 +125,23 @@ impl LogVerdict {
     }
 
     fn add(&mut self, finding: Finding) {
-        self.broken |= finding.severity() == Severity::Wrong;
-        // The first of each kind says more than the thousandth.
-        if self.findings.len() < MOST_FINDINGS {
+        let is_wrong = finding.severity() == Severity::Wrong;
+        let listed = match is_wrong {
+            true => self.wrong,
+            false => self.findings.len() - self.wrong,
+        };
+        // The first say more than the thousandth, and no number of remarks hides what is wrong.
+        if listed < MOST_FINDINGS {
             self.findings.push(finding);
+            self.wrong += usize::from(is_wrong);
         } else {
             self.more += 1;
         }
     }
 }
 
-/// Checks logs, several at once where there are processors for it.
+/// Checks logs, several at once where there are processors for it. A fault of the program in one of
+/// them is no end of the others: their verdicts, or its, are not good.
 pub fn verify(
     logs: &[PathBuf],
     trust: &Trust,
@@ -148,16 +160,14 @@ pub fn verify(
         done
     };
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut done = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(logs.len()))
-            .map(|_| scope.spawn(work))
-            .collect();
-        let mut done = work();
-        for other in others {
-            // A log whose verdict is missing after a panic makes the whole not good, below.
-            done.extend(other.join().unwrap_or_default());
-        }
-        done
+    let mut done: Vec<_> = thread::scope(|scope| {
+        let threads = 0..threads.min(logs.len());
+        let threads: Vec<_> = threads.map(|_| scope.spawn(work)).collect();
+        // A log whose verdict is missing after a panic gets one below.
+        let done = threads
+            .into_iter()
+            .map(|one| one.join().unwrap_or_default());
+        done.flatten().collect()
     });
     done.sort_by_key(|(place, _)| *place);
     let mut verdicts = done.into_iter().peekable();
@@ -165,8 +175,15 @@ pub fn verify(
         let own = verdicts.next_if(|(done, _)| *done == place);
         own.map_or_else(|| not_verified(log), |(_, verdict)| verdict)
     });
+    let logs: Vec<LogVerdict> = logs.collect();
+    let kept = expect.checkpoints.iter().map(SignedCheckpoint::checkpoint);
+    let is_there = |origin: &String| logs.iter().any(|log| log.origin.as_ref() == Some(origin));
     Verdict {
-        logs: logs.collect(),
+        without_log: kept
+            .filter(|kept| !is_there(&kept.origin))
+            .cloned()
+            .collect(),
+        logs,
     }
 }
 

@@ -75,10 +75,26 @@ impl<'a> Classes<'a> {
             (Some(local), Some(remote)) => (local, remote),
             _ => return Class::Listening,
         };
-        if socket.state == TcpState::TimeWait || socket.inode == 0 {
-            return Class::Closing;
+        let is_held = socket.inode != 0;
+        match socket.state {
+            TcpState::TimeWait => return Class::Closing,
+            TcpState::Closing | TcpState::Closed if !is_held => return Class::Closing,
+            _ => {}
         }
-        if socket.uid == Some(self.known.settings.config.capture.uid) {
+        // What nobody holds and does not close waits to be accepted, by whoever listens there.
+        let ports = &self.known.settings.config.ports;
+        let ours = [
+            ports.outbound,
+            ports.inbound,
+            ports.admin,
+            ports.metrics,
+            ports.health,
+        ];
+        let is_ours = match is_held {
+            true => socket.uid == Some(self.known.settings.config.capture.uid),
+            false => ours.contains(&local.port()),
+        };
+        if is_ours {
             self.of_the_proxy(local, remote)
         } else {
             self.of_an_application(local, remote)
@@ -313,8 +329,25 @@ mod tests {
         let orphan = Socket {
             inode: 0,
             uid: None,
+            state: TcpState::Closing,
             ..socket(APP, "10.64.0.2:50000", "203.0.113.1:80")
         };
         assert_eq!(class(&[orphan]), Class::Closing);
+    }
+
+    #[test]
+    fn what_waits_to_be_accepted_is_whoevers_listens_there() {
+        let waiting = |local, remote| Socket {
+            inode: 0,
+            uid: None,
+            ..socket(APP, local, remote)
+        };
+        let sealed = waiting("10.64.0.2:15006", "10.64.0.9:50000");
+        assert_eq!(class(&[sealed]), Class::SealedLink);
+        let handed_over = waiting("10.64.0.2:8080", "127.0.0.6:40000");
+        assert_eq!(class(&[handed_over]), Class::ApplicationToProxy);
+        // Past the proxy, to an application that has not looked yet.
+        let past = waiting("10.64.0.2:8080", "10.64.0.9:50000");
+        assert_eq!(class(&[past]), Class::Unaccounted);
     }
 }

@@ -12,6 +12,10 @@ use sealwire_evidence::record;
 /// The most that is read of a file there.
 const MAX_BYTES: u64 = 256 * 1024;
 
+/// Most interfaces that are listed one by one; the others are added up. A census has to fit into a
+/// record.
+const MAX_INTERFACES: usize = 64;
+
 /// What is kept of `/proc/net/snmp` and `/proc/net/snmp6`: what says how much came and went, and
 /// what was kept from it.
 const KEPT: [(&str, &[&str]); 7] = [
@@ -114,7 +118,8 @@ impl Counters {
             .fold(0, |sum, grown| sum.saturating_add(*grown))
     }
 
-    /// What passed the interfaces since, as it stands in evidence.
+    /// What passed the interfaces since, as it stands in evidence. Those beyond [`MAX_INTERFACES`] are
+    /// one.
     pub(super) fn interfaces(&self, before: Option<&Self>) -> Vec<record::InterfaceCounters> {
         let grown = |(name, now): (&String, &Traffic)| {
             let then = before.and_then(|before| before.interfaces.get(name));
@@ -130,7 +135,10 @@ impl Counters {
                 absolute: then.is_none(),
             }
         };
-        self.interfaces.iter().map(grown).collect()
+        let mut all = self.interfaces.iter().map(grown);
+        let mut listed: Vec<_> = all.by_ref().take(MAX_INTERFACES).collect();
+        listed.extend(all.reduce(together));
+        listed
     }
 
     /// What protocols counted since, as it stands in evidence. What did not grow is left out.
@@ -158,6 +166,23 @@ impl Traffic {
             received_bytes: since(self.received_bytes, before.received_bytes),
             received_packets: since(self.received_packets, before.received_packets),
         }
+    }
+}
+
+/// Two interfaces as one.
+fn together(
+    one: record::InterfaceCounters,
+    other: record::InterfaceCounters,
+) -> record::InterfaceCounters {
+    record::InterfaceCounters {
+        name: "others".to_owned(),
+        bytes: record::Bytes {
+            sent: one.bytes.sent.saturating_add(other.bytes.sent),
+            received: one.bytes.received.saturating_add(other.bytes.received),
+        },
+        packets_sent: one.packets_sent.saturating_add(other.packets_sent),
+        packets_received: one.packets_received.saturating_add(other.packets_received),
+        absolute: one.absolute || other.absolute,
     }
 }
 
@@ -311,6 +336,24 @@ eth0:1: 1000 30 0 0 0 0 0 0 500 20 0 0 0 0 0 0
         };
         assert_eq!(found["eth0"], expected);
         assert!(traffic("a\nb\neth0: 100 3\n").is_err());
+    }
+
+    #[test]
+    fn a_node_full_of_interfaces_fits_into_a_record_and_no_byte_is_left_out() {
+        let one = Traffic {
+            sent_bytes: 3,
+            ..Traffic::default()
+        };
+        let names = (0..2000).map(|number| (format!("veth{number:08x}"), one));
+        let counters = Counters {
+            interfaces: names.collect(),
+            ..Counters::default()
+        };
+        let listed = counters.interfaces(None);
+        assert_eq!(listed.len(), MAX_INTERFACES + 1);
+        assert_eq!(listed.last().unwrap().name, "others");
+        let sent: u64 = listed.iter().map(|one| one.bytes.sent).sum();
+        assert_eq!(sent, 6000);
     }
 
     fn counted(v4: &str, v6: &str) -> Counters {

@@ -10,6 +10,8 @@ use crate::record::{CertificateEvent, CustodyOccasion, Event, GapCause, Record, 
 use crate::testing::{Authority, Kind, Moving, config, flow, start, stop};
 use crate::verify::{Expect, verify};
 
+mod pressure;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A key whose device can be taken out.
@@ -88,8 +90,13 @@ impl World {
     }
 
     fn open(&self, queue: usize) -> Evidence {
+        self.open_with(queue, |_| {})
+    }
+
+    fn open_with(&self, queue: usize, change: impl FnOnce(&mut LogConfig)) -> Evidence {
         let mut log = config(self.path(), &Moving::new(), 1);
         log.clock = Arc::new(SystemClock);
+        change(&mut log);
         let config = EvidenceConfig {
             log,
             window: Duration::from_millis(40),

@@ -3,12 +3,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sealwire_identity::Credentials;
 
 use super::{CensusTaker, EvidenceConfig, Figures};
-use crate::log::{LogError, LogWriter};
+use crate::log::{LogError, LogWriter, is_vital};
 use crate::record::{
     Certificate, CertificateEvent, CustodyOccasion, Event, Gap, GapCause, Stop, Timestamp,
 };
@@ -17,6 +17,12 @@ use crate::signer::{Job, Signed, Signer};
 
 /// Records that are kept while the disk takes none. At one window a minute, that is hours.
 const BACKLOG: usize = 512;
+
+/// How far the clock may jump ahead in a window without a word about it.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+
+/// Records beyond that without which a key cannot sign: certificates and custody.
+const VITAL: usize = 64;
 
 /// The writer's thread.
 pub(super) struct Writer {
@@ -42,6 +48,9 @@ pub(super) struct Writer {
     custody_due: Instant,
     /// Something is to be signed.
     wanted: bool,
+    /// The key has failed, and is left alone until the window ends: the device has its reasons.
+    rests: bool,
+    window_began: Instant,
     window_ends: Instant,
 }
 
@@ -56,6 +65,7 @@ impl Writer {
     ) -> Self {
         let begun = Instant::now();
         Self {
+            window_began: begun,
             window_ends: begun + config.window,
             custody_due: begun + config.custody_every,
             config,
@@ -72,6 +82,7 @@ impl Writer {
             signing: None,
             custody: None,
             wanted: false,
+            rests: false,
         }
     }
 
@@ -136,10 +147,17 @@ impl Writer {
             event,
         ))));
         let key = |of: &Arc<Credentials>| of.key().public_key().clone();
+        let name = |of: &Arc<Credentials>| of.facts().spiffe_id.to_string();
         if self.signing.as_ref().map(key) == Some(key(&credentials)) {
             self.signing = Some(credentials.clone());
         }
+        // Nobody signs for a workload of another name.
+        self.signing = self
+            .signing
+            .take()
+            .filter(|signing| name(signing) == name(&credentials));
         self.newest = Some(credentials);
+        self.rests = false;
         self.want_custody_of_newest();
     }
 
@@ -174,8 +192,8 @@ impl Writer {
             Signed::Failed(error) => {
                 tracing::warn!(%error, "evidence cannot be signed now: it is written on, and signed once it can be");
                 self.now.key = Some(error.to_string());
+                self.rests = true;
                 self.unsigned();
-                // Again at the next window's end, and not before: the device has its reasons.
                 self.want_custody_of_newest();
             }
         }
@@ -188,18 +206,33 @@ impl Writer {
         }
         let to = self.shared.now();
         let gathered = self.shared.gathering().take(to);
+        let passed = std::mem::replace(&mut self.window_began, Instant::now()).elapsed();
+        let (from, to) = (gathered.from, gathered.to);
         let census = self
             .census
             .as_mut()
             .map(|census| census.take(gathered.sealed, gathered.excepted));
-        for window in gathered.windows(census) {
-            self.put(Event::Window(Box::new(window)));
+        // A window of which a part is missing would be none.
+        let windows = gathered.windows(census).into_iter();
+        self.put_all(windows.map(|part| Event::Window(Box::new(part))).collect());
+        if to.since(from) > passed + CLOCK_TOLERANCE {
+            self.put(Event::Gap(Gap {
+                cause: GapCause::Clock,
+                from,
+                to,
+                lost: None,
+                detail: format!(
+                    "the clock jumped ahead: {} seconds passed in this window",
+                    passed.as_secs()
+                ),
+            }));
         }
         if self.wanted && self.now.storage.is_none() {
             // What was to be signed a window ago is not yet.
             self.unsigned();
         }
         self.wanted = true;
+        self.rests = false;
     }
 
     /// Writes what waits, waits for the disk, and gives the key something to do.
@@ -209,22 +242,25 @@ impl Writer {
                 self.now.storage = None;
                 self.give_work();
             }
-            Err(error) => self.storage_fails(&error),
+            Err(error) => {
+                self.storage_fails(&error);
+                // Room comes from a signature, and from nothing else.
+                if matches!(error, LogError::Full { .. }) {
+                    self.give_work();
+                }
+            }
         }
         self.show();
     }
 
     fn give_work(&mut self) {
-        if self.signer.is_busy() {
+        if self.signer.is_busy() || self.rests {
             return;
         }
         if let (Some(occasion), Some(newest)) = (self.custody, self.newest.clone()) {
-            // After a failure only when something is to be signed as well.
-            if self.now.key.is_none() || self.wanted {
-                self.custody = None;
-                self.now.signatures += 1;
-                return self.signer.give(Job::Custody(newest, occasion));
-            }
+            self.custody = None;
+            self.now.signatures += 1;
+            return self.signer.give(Job::Custody(newest, occasion));
         }
         let Some(signing) = self.signing.clone().filter(|_| self.wanted) else {
             return;
@@ -284,14 +320,34 @@ impl Writer {
 
     /// Adds a record, after those that wait.
     fn put(&mut self, event: Event) {
-        if self.backlog.len() < BACKLOG {
-            self.backlog.push_back(event);
-        } else {
-            let now = self.shared.now();
-            let (_, lost) = self.lost.get_or_insert((now, 0));
-            *lost += 1;
-            self.now.lost += 1;
+        if !is_vital(&event) {
+            return self.put_all(vec![event]);
         }
+        // The newest are those that count.
+        let count = self.backlog.iter().filter(|one| is_vital(one)).count();
+        let oldest = self.backlog.iter().position(is_vital);
+        if let Some(oldest) = oldest.filter(|_| count >= VITAL) {
+            self.backlog.remove(oldest);
+            self.lose(1);
+        }
+        self.backlog.push_back(event);
+    }
+
+    /// Adds records that say nothing one without the other.
+    fn put_all(&mut self, events: Vec<Event>) {
+        if self.backlog.len() + events.len() <= BACKLOG {
+            self.backlog.extend(events);
+        } else {
+            self.lose(events.len());
+        }
+    }
+
+    fn lose(&mut self, records: usize) {
+        let records = u64::try_from(records).unwrap_or(u64::MAX);
+        let now = self.shared.now();
+        let (_, lost) = self.lost.get_or_insert((now, 0));
+        *lost += records;
+        self.now.lost += records;
     }
 
     /// Writes what waits, and waits for the disk.
@@ -307,10 +363,11 @@ impl Writer {
                 Err(LogError::Record(error)) => {
                     // It will never fit; that is our own fault, and is said.
                     tracing::error!(%error, kind = event.kind(), "a record cannot be written");
-                    let now = self.shared.now();
-                    let (_, lost) = self.lost.get_or_insert((now, 0));
-                    *lost += 1;
-                    self.now.lost += 1;
+                    self.lose(1);
+                }
+                Err(error @ LogError::Full { .. }) => {
+                    self.flush_vital()?;
+                    return Err(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -335,9 +392,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes what the key needs to sign before what finds no room until it has.
+    fn flush_vital(&mut self) -> Result<(), LogError> {
+        while let Some(at) = self.backlog.iter().position(is_vital) {
+            self.log.append(self.backlog[at].clone())?;
+            self.backlog.remove(at);
+        }
+        self.log.sync()
+    }
+
     fn keep_within_limits(&mut self) {
         if let Err(error) = self.log.retain() {
-            self.storage_fails(&error);
+            tracing::error!(%error, "old records cannot be dropped: the log grows beyond its limits");
         }
     }
 
@@ -355,7 +421,7 @@ impl Writer {
                 from,
                 to,
                 lost: Some(0),
-                detail: "the disk took nothing: records of this time were written at its end"
+                detail: "nothing could be written: records of this time were written at its end"
                     .to_owned(),
             }));
         }

@@ -2,13 +2,15 @@
 //! the names.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::LogError;
+use crate::record::LONGEST;
+use crate::tile::WIDTH;
 
 /// The newest checkpoint.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
@@ -19,6 +21,10 @@ pub(crate) const LOCK: &str = "lock";
 /// How the name of a file ends that is being written. It is in the directory of the file that it
 /// is to be, since a sandbox may forbid to move files between directories.
 const NEW: &str = ".new";
+
+/// Longest file that is read as a whole: a full bundle of the longest records. Whoever gives a log
+/// to be verified may have put anything in its place.
+const LONGEST_FILE: u64 = WIDTH * (2 + LONGEST as u64);
 
 /// Records name addresses and programs: they are for the workload's own user alone.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -134,11 +140,32 @@ pub(crate) fn is_new(path: &Path) -> bool {
 
 /// What a file holds; none when it is not there.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, LogError> {
-    match fs::read(path) {
-        Ok(content) => Ok(Some(content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(storage(path, "read")(error)),
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
+    let mut content = Vec::new();
+    let read = file.take(LONGEST_FILE + 1).read_to_end(&mut content);
+    read.map_err(storage(path, "read"))?;
+    if u64::try_from(content.len()).is_ok_and(|length| length > LONGEST_FILE) {
+        return Err(LogError::damaged(path, "no file of a log is that long"));
     }
+    Ok(Some(content))
+}
+
+/// Opens a plain file; none when it is not there. Anything else could hold its reader up for ever.
+pub(crate) fn open(path: &Path) -> Result<Option<File>, LogError> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(storage(path, "open")(error)),
+    };
+    let is_plain = file.metadata().map_err(storage(path, "look at"))?.is_file();
+    if !is_plain {
+        return Err(LogError::damaged(path, "it is not a plain file"));
+    }
+    Ok(Some(file))
 }
 
 /// An error of the disk.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::LogError;
-use super::files::{Directory, JOURNAL, storage};
+use super::files::{self, Directory, JOURNAL, storage};
 use crate::record::LONGEST;
 use crate::tile::MOST_RECORDS;
 
@@ -25,11 +25,17 @@ pub(crate) const HEADER: u64 = 16;
 /// Bytes that a record takes beside itself.
 const FRAME: u64 = 16;
 
+/// Most zeros that a file system can leave of writes that it had made room for: more is no crash's
+/// work, and a file of nothing but zeros can be as long as somebody likes.
+const MOST_ZEROS: u64 = 64 * 1024 * 1024;
+
 /// An open journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
+    /// Index of its first record.
+    base: u64,
     /// Index that the next record gets.
     next: u64,
     /// Its length with every record that was appended as a whole.
@@ -72,6 +78,7 @@ impl Journal {
             .map_err(storage(&path, "open"))?;
         let mut journal = Self {
             file,
+            base: reader.base,
             next: reader.next,
             length: reader.whole,
             torn: torn > 0,
@@ -80,6 +87,14 @@ impl Journal {
         journal.mend()?;
         directory.sync(&journal.file, &journal.path)?;
         Ok((journal, torn))
+    }
+
+    /// Drops what comes before `base`.
+    pub(super) fn trim(&mut self, directory: &Directory, base: u64) -> Result<(), LogError> {
+        if self.base < base {
+            self.continued(directory, base)?;
+        }
+        Ok(())
     }
 
     /// A new one in place of the one there is, holding this one's records from `base` on.
@@ -168,6 +183,7 @@ impl Journal {
         Ok(Self {
             path,
             file,
+            base,
             next: base,
             length: HEADER,
             torn: false,
@@ -209,7 +225,8 @@ pub(crate) struct JournalReader {
 impl JournalReader {
     /// Opens it; none when it does not begin as one.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, LogError> {
-        let file = File::open(path).map_err(storage(path, "open"))?;
+        let missing = || LogError::damaged(path, "it is not there");
+        let file = files::open(path)?.ok_or_else(missing)?;
         let total = file.metadata().map_err(storage(path, "look at"))?.len();
         let mut file = BufReader::new(file);
         let mut header = [0; 16];
@@ -310,6 +327,9 @@ impl JournalReader {
     /// Whether nothing but zeros follows: what a file system leaves of a write that it had made
     /// room for and not done.
     fn is_zero(&mut self) -> Result<bool, LogError> {
+        if self.total.saturating_sub(self.whole) > MOST_ZEROS {
+            return Ok(false);
+        }
         let mut block = [0; 4096];
         loop {
             match self.file.read(&mut block) {

@@ -7,10 +7,9 @@ use super::LogError;
 use super::files::{CHECKPOINT, JOURNAL, read};
 use super::journal::{Ending, JournalReader};
 use super::tree::{Tree, TreeError, tiles_in};
-use crate::merkle::Hash;
 use crate::note::{Checkpoint, SignedCheckpoint};
 use crate::record::{DecodeError, Record};
-use crate::tile::{Kind, Tile, WIDTH};
+use crate::tile::{Kind, WIDTH};
 
 /// A log, to be read.
 #[derive(Debug)]
@@ -63,20 +62,11 @@ impl Log {
     /// # Errors
     /// When there is none, or its checkpoint cannot be read.
     pub fn open(directory: &Path) -> Result<Self, LogError> {
-        let path = directory.join(CHECKPOINT);
-        let signed = match read(&path)? {
-            None if directory.join(JOURNAL).exists() => None,
-            None => {
-                let problem = "there is neither a checkpoint nor a journal: this is no log";
-                return Err(LogError::damaged(directory, problem));
-            }
-            Some(bytes) => {
-                let note = String::from_utf8(bytes)
-                    .map_err(|_| LogError::damaged(&path, "it is not text"))?;
-                let signed = SignedCheckpoint::read(&note);
-                Some(signed.map_err(|error| LogError::damaged(&path, error))?)
-            }
-        };
+        let signed = checkpoint_in(directory)?;
+        if signed.is_none() && !directory.join(JOURNAL).exists() {
+            let problem = "there is neither a checkpoint nor a journal: this is no log";
+            return Err(LogError::damaged(directory, problem));
+        }
         let (tiles, _) = tiles_in(directory)?;
         let bundles = tiles.iter().filter(|tile| tile.kind == Kind::Entries);
         let first = bundles.map(|tile| tile.index * WIDTH).min().unwrap_or(0);
@@ -213,23 +203,9 @@ impl Records {
         let Some(tree) = &mut self.tree else {
             return Err(missing_bundle(&directory, number));
         };
-        let bundle = tree.bundle(number);
         let entries = tree
-            .entries(bundle)
+            .entries(tree.bundle(number))
             .map_err(|error| unproven(&directory, error))?;
-        let hashes = tree
-            .hashes(0, number)
-            .map_err(|error| unproven(&directory, error))?;
-        let differs = entries
-            .iter()
-            .zip(hashes)
-            .position(|(entry, hash)| Hash::leaf(entry) != *hash);
-        if let Some(at) = differs {
-            return Err(ReadError::Unproven {
-                path: directory.join(bundle.path()),
-                problem: format!("entry {at} in it is not the one that was signed"),
-            });
-        }
         self.bundle = entries.into_iter();
         let skipped = usize::try_from(self.next % WIDTH).unwrap_or(0);
         let next = self.bundle.nth(skipped);
@@ -255,6 +231,8 @@ impl Records {
             match journal.next_entry()? {
                 Some(_) if index < self.next => {}
                 Some(entry) if index == self.next => return Ok(Some(entry)),
+                // Signed since the checkpoint was read: the log is being written.
+                Some(_) if signed_now(&self.directory)? > self.next => return Ok(None),
                 Some(_) => {
                     return Err(ReadError::Unproven {
                         path,
@@ -290,20 +268,27 @@ impl Iterator for Records {
 }
 
 fn unproven(directory: &Path, error: TreeError) -> ReadError {
-    let of = |tile: Tile, problem: &str| ReadError::Unproven {
-        path: directory.join(tile.path()),
-        problem: problem.to_owned(),
-    };
-    match error {
-        TreeError::Missing(tile) => of(tile, "it is not there"),
-        TreeError::Malformed(tile) => of(tile, "it has not the form that its name says"),
-        TreeError::Differs(tile) => of(tile, "it is not the one that was signed"),
-        TreeError::Root { found } => ReadError::Unproven {
-            path: directory.join(CHECKPOINT),
-            problem: format!("the tiles lead to the root {found}, it names another"),
-        },
-        TreeError::Unreadable(error) => ReadError::Log(error),
+    match error.into_log_error(directory) {
+        LogError::Damaged { path, problem } => ReadError::Unproven { path, problem },
+        other => ReadError::Log(other),
     }
+}
+
+/// How many records the checkpoint of now covers.
+fn signed_now(directory: &Path) -> Result<u64, LogError> {
+    Ok(checkpoint_in(directory)?.map_or(0, |signed| signed.checkpoint().size))
+}
+
+/// The checkpoint of now; none when there is none yet.
+pub(super) fn checkpoint_in(directory: &Path) -> Result<Option<SignedCheckpoint>, LogError> {
+    let path = directory.join(CHECKPOINT);
+    let Some(bytes) = read(&path)? else {
+        return Ok(None);
+    };
+    let note = String::from_utf8(bytes).map_err(|_| LogError::damaged(&path, "it is not text"))?;
+    SignedCheckpoint::read(&note)
+        .map(Some)
+        .map_err(|error| LogError::damaged(&path, error))
 }
 
 fn missing_bundle(directory: &Path, number: u64) -> ReadError {

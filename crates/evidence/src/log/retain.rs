@@ -6,19 +6,19 @@ use std::fs;
 
 use super::edge::Edge;
 use super::files::{Directory, storage};
-use super::tree::tiles_in;
+use super::tree::{Tree, tiles_in};
 use super::{LogError, RetentionLimits};
 use crate::record::{
     Certificate, CertificateEvent, Custody, Event, Previous, Record, Retention, RetentionRule,
     Timestamp,
 };
-use crate::tile::{Kind, Tile, WIDTH, entries_of};
+use crate::tile::{Kind, Tile, WIDTH};
 
 /// Most bytes of certificates and custody that a note carries on: it has to fit an entry.
 const MOST_CARRIED: usize = 40 * 1024;
 
 /// Looks after what a log keeps.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Retain {
     /// The first bundle there is.
     first: u64,
@@ -81,47 +81,56 @@ impl Retain {
         self.bytes
     }
 
-    /// There is another full bundle.
-    pub(super) fn grown(&mut self, bundle: &[u8]) {
-        self.bytes += u64::try_from(bundle.len()).unwrap_or(u64::MAX);
+    /// Full bundles take so many bytes more.
+    pub(super) fn grown(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// What is to be dropped of a tree with `size` leaves; none when nothing is. What is planned
-    /// comes first.
+    /// What is to be dropped of the tree with this edge; none when nothing is. What is planned comes
+    /// first.
     pub(super) fn plan(
         &mut self,
         directory: &Directory,
         limits: &RetentionLimits,
         now: Timestamp,
-        size: u64,
+        edge: &Edge,
     ) -> Result<Option<Retention>, LogError> {
         if self.planned.is_some() {
             return Ok(None);
         }
-        let from = self.first;
+        let size = edge.size();
+        let mut bundles = Bundles {
+            directory,
+            tree: Tree::of(&directory.path(""), edge.clone()),
+        };
         let mut carried = Carried::default();
         let mut last_rule = None;
+        let mut after = self.clone();
         // The last full bundle stays, so that there is always one to go on from.
-        while (self.first + 1) * WIDTH < size {
-            let head = self.head(directory)?;
-            let Some(rule) = due(limits, head, self.bytes, now) else {
+        while (after.first + 1) * WIDTH < size {
+            let head = after.head(&mut bundles)?;
+            let Some(rule) = due(limits, head, after.bytes, now) else {
                 break;
             };
             last_rule = Some(rule);
-            carried.take(directory, self.first)?;
-            self.bytes = self.bytes.saturating_sub(head.bytes);
-            self.first += 1;
-            self.head = None;
+            carried.take(bundles.records(after.first)?);
+            after.bytes = after.bytes.saturating_sub(head.bytes);
+            after.first += 1;
+            after.head = None;
         }
         let Some((rule, limit)) = last_rule else {
+            self.head = after.head;
             return Ok(None);
         };
-        let minimum = self.first * WIDTH;
-        let note = carried.note(directory, rule, limit, from * WIDTH, minimum, size)?;
-        self.planned = note.as_ref().map(|_| Planned {
-            minimum,
-            record: None,
-        });
+        let minimum = after.first * WIDTH;
+        let note = carried.note(directory, rule, limit, self.first * WIDTH, minimum, size)?;
+        if note.is_some() {
+            after.planned = Some(Planned {
+                minimum,
+                record: None,
+            });
+            *self = after;
+        }
         Ok(note)
     }
 
@@ -154,15 +163,15 @@ impl Retain {
         }
     }
 
-    fn head(&mut self, directory: &Directory) -> Result<Head, LogError> {
+    fn head(&mut self, bundles: &mut Bundles<'_>) -> Result<Head, LogError> {
         if let Some(head) = self.head {
             return Ok(head);
         }
-        let records = records_of(directory, self.first)?;
+        let records = bundles.records(self.first)?;
         let last = records
             .last()
             .map_or(Timestamp::EPOCH, |record| record.time);
-        let path = directory.path(bundle(self.first).path());
+        let path = bundles.directory.path(bundle(self.first).path());
         let bytes = fs::metadata(&path)
             .map_err(storage(&path, "look at"))?
             .len();
@@ -173,8 +182,8 @@ impl Retain {
 }
 
 impl Carried {
-    fn take(&mut self, directory: &Directory, index: u64) -> Result<(), LogError> {
-        for record in records_of(directory, index)? {
+    fn take(&mut self, records: Vec<Record>) {
+        for record in records {
             self.first = self.first.or(Some(record.time));
             self.last = Some(Previous {
                 boot: record.boot,
@@ -194,7 +203,6 @@ impl Carried {
                 _ => {}
             }
         }
-        Ok(())
     }
 
     fn certificate(&mut self, certificate: Certificate) {
@@ -250,6 +258,8 @@ impl Carried {
             }
             certificates.push(certificate);
         }
+        // The youngest has the first claim to room, and comes last, as it would in the log.
+        certificates.reverse();
         Ok(Some(Retention {
             rule,
             limit,
@@ -307,14 +317,21 @@ fn bundle(index: u64) -> Tile {
     }
 }
 
-fn records_of(directory: &Directory, index: u64) -> Result<Vec<Record>, LogError> {
-    let tile = bundle(index);
-    let path = directory.path(tile.path());
-    let found = directory.read(tile.path())?;
-    let bytes = found.ok_or_else(|| LogError::damaged(&path, "it is not there"))?;
-    let (entries, _) = entries_of(&bytes);
-    entries
-        .into_iter()
-        .map(|entry| Record::decode(entry).map_err(|error| LogError::damaged(&path, error)))
-        .collect()
+/// What is in full bundles. Only what was signed is carried on under another signature, or an edit
+/// would pass for a record once the bundle is gone.
+struct Bundles<'a> {
+    directory: &'a Directory,
+    tree: Tree,
+}
+
+impl Bundles<'_> {
+    fn records(&mut self, index: u64) -> Result<Vec<Record>, LogError> {
+        let path = self.directory.path(bundle(index).path());
+        let entries = self.tree.entries(bundle(index));
+        entries
+            .map_err(|error| error.into_log_error(&self.directory.path("")))?
+            .iter()
+            .map(|entry| Record::decode(entry).map_err(|error| LogError::damaged(&path, error)))
+            .collect()
+    }
 }

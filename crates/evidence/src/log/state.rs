@@ -6,10 +6,10 @@ use std::path::Path;
 use super::edge::Edge;
 use super::files::{CHECKPOINT, Directory, JOURNAL, is_new};
 use super::journal::Journal;
+use super::reader::checkpoint_in;
 use super::tree::tiles_in;
 use super::{LogConfig, LogError};
 use crate::merkle::{Compact, Hash};
-use crate::note::SignedCheckpoint;
 use crate::record::{Event, Previous, Record};
 use crate::tile::{Kind, Tile, WIDTH, entries_of};
 
@@ -33,16 +33,7 @@ impl State {
     /// Reads it, and demands that it is as a writer left it.
     pub(super) fn load(directory: &Directory, config: &LogConfig) -> Result<Self, LogError> {
         let path = directory.path(CHECKPOINT);
-        let signed = match directory.read(CHECKPOINT)? {
-            None => None,
-            Some(bytes) => {
-                let note = String::from_utf8(bytes)
-                    .map_err(|_| LogError::damaged(&path, "it is not text"))?;
-                let signed = SignedCheckpoint::read(&note)
-                    .map_err(|error| LogError::damaged(&path, error))?;
-                Some(signed)
-            }
-        };
+        let signed = checkpoint_in(&directory.path(""))?;
         let size = signed.as_ref().map_or(0, |signed| signed.checkpoint().size);
         let edge = Edge::load(
             size,
@@ -64,7 +55,7 @@ impl State {
             return Err(LogError::damaged(&path, "the tiles lead to another root"));
         }
         let mut last_entry = None;
-        let (journal, torn) = Journal::open(directory, size, |index, entry| {
+        let (mut journal, torn) = Journal::open(directory, size, |index, entry| {
             if index == tree.size() {
                 tree.push(Hash::leaf(entry));
                 last_entry = Some(entry.to_vec());
@@ -78,6 +69,9 @@ impl State {
             let problem = format!("it goes to record {}, signed are {size}", journal.next());
             return Err(LogError::damaged(directory.path(JOURNAL), problem));
         }
+        // A crash, or a full disk, came between a checkpoint and the journal that follows it. What is
+        // signed must not count as waiting, or nothing more might find room.
+        journal.trim(directory, size)?;
         let last = match last_entry {
             Some(entry) => Some(last_of(&entry, &directory.path(JOURNAL))?),
             None => last_signed(directory, size)?,

@@ -7,8 +7,10 @@ use crate::record::{Event, Gap, GapCause};
 use crate::testing::{Authority, Kind, Moving, Run, config, pod, start, stop};
 use crate::verify::{Expect, Problem, verify};
 
+mod copies;
 mod crash;
 mod others;
+mod retention;
 
 const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
@@ -91,8 +93,9 @@ fn a_log_crosses_bundles_and_levels() {
     assert_eq!(world.good(), []);
     assert_eq!(world.records().len(), 604);
     let tiles = tiles_in(world.path()).unwrap().0;
-    // Two full bundles and a partial one, the same of hashes, and one level above.
-    assert_eq!(tiles.len(), 7, "{tiles:?}");
+    // Two full bundles and a partial one, the same of hashes, and one level above; and the partial
+    // ones of the checkpoint before.
+    assert_eq!(tiles.len(), 9, "{tiles:?}");
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn a_run_after_a_crash_goes_on_and_states_the_gap() {
     let mut run = world.run(2);
     run.windows(2);
     run.stop();
-    assert_eq!(world.good(), [Problem::Gap]);
+    assert_eq!(world.good(), [Problem::TakenOver, Problem::Gap]);
     let gaps = world.gaps();
     assert_eq!(gaps.len(), 1);
     assert_eq!(gaps[0].cause, GapCause::Crash);
@@ -199,6 +202,25 @@ fn a_crash_between_tiles_and_checkpoint_leaves_a_log_that_goes_on() {
         world.records().iter().filter(|entry| !entry.signed).count(),
         1
     );
+}
+
+#[test]
+fn what_is_signed_does_not_count_as_waiting_after_a_crash() {
+    let world = World::new();
+    let mut run = world.run(1);
+    while run.log.standing().pending_bytes < 50_000 {
+        run.window();
+    }
+    run.log.sync().unwrap();
+    let journal = fs::read(world.path().join(JOURNAL)).unwrap();
+    run.sign();
+    drop(run);
+    // The checkpoint is that of after, the journal that of before.
+    fs::write(world.path().join(JOURNAL), journal).unwrap();
+    let run = world.run(2);
+    assert!(run.log.standing().pending_bytes < 10_000);
+    drop(run);
+    world.good();
 }
 
 #[test]

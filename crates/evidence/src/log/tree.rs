@@ -5,10 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::edge::Edge;
-use super::{LogError, read};
+use super::{CHECKPOINT, LogError, read};
 use crate::merkle::{Hash, root_of};
 use crate::note::Checkpoint;
 use crate::tile::{Kind, LEVELS, Tile, WIDTH, entries_of, hashes_from_bytes};
+
+/// Files under `tile/` that belong to no tile and are named. Whoever made the directory may have put
+/// any number there.
+const MOST_OTHERS: usize = 1000;
 
 /// A tree that is being read.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ pub(crate) struct Tree {
     cache: Vec<Option<(u64, Vec<Hash>)>>,
 }
 
-/// What is wrong with a tile.
+/// What is wrong with a tile or a bundle.
 #[derive(Debug)]
 pub(crate) enum TreeError {
     /// It is not there.
@@ -28,10 +32,34 @@ pub(crate) enum TreeError {
     Malformed(Tile),
     /// It is not what the checkpoint was made of.
     Differs(Tile),
+    /// A bundle has an entry that is not the one that was signed.
+    Entry { bundle: Tile, at: usize },
     /// The tree's edge does not lead to the checkpoint's root.
     Root { found: Hash },
     /// It cannot be read.
     Unreadable(LogError),
+}
+
+impl TreeError {
+    /// The same to whoever reads a log in this directory and does not look further.
+    pub(crate) fn into_log_error(self, directory: &Path) -> LogError {
+        let of =
+            |tile: Tile, problem: &str| LogError::damaged(directory.join(tile.path()), problem);
+        match self {
+            Self::Missing(tile) => of(tile, "it is not there"),
+            Self::Malformed(tile) => of(tile, "it has not the form that its name says"),
+            Self::Differs(tile) => of(tile, "it is not the one that was signed"),
+            Self::Entry { bundle, at } => of(
+                bundle,
+                &format!("entry {at} in it is not the one that was signed"),
+            ),
+            Self::Root { found } => LogError::damaged(
+                directory.join(CHECKPOINT),
+                format!("the tiles lead to the root {found}, it names another"),
+            ),
+            Self::Unreadable(error) => error,
+        }
+    }
 }
 
 impl Tree {
@@ -46,11 +74,16 @@ impl Tree {
         if found != checkpoint.root {
             return Err(TreeError::Root { found });
         }
-        Ok(Self {
+        Ok(Self::of(directory, edge))
+    }
+
+    /// The tree with this edge, which needs no proof.
+    pub(crate) fn of(directory: &Path, edge: Edge) -> Self {
+        Self {
             directory: directory.to_owned(),
             edge,
             cache: vec![None; usize::try_from(LEVELS).unwrap_or_default()],
-        })
+        }
     }
 
     /// The hashes of a tile, proven to belong to the tree.
@@ -99,16 +132,23 @@ impl Tree {
         }
     }
 
-    /// The entries of a bundle. They are not proven by that.
-    pub(crate) fn entries(&self, bundle: Tile) -> Result<Vec<Vec<u8>>, TreeError> {
+    /// The entries of a bundle, each proven to belong to the tree.
+    pub(crate) fn entries(&mut self, bundle: Tile) -> Result<Vec<Vec<u8>>, TreeError> {
         let bytes = read_tile(&self.directory, bundle)?;
         let (entries, rest) = entries_of(&bytes);
         let wanted = usize::try_from(bundle.width).unwrap_or(usize::MAX);
         if rest > 0 || entries.len() < wanted {
             return Err(TreeError::Malformed(bundle));
         }
-        let entries = entries.into_iter().take(wanted);
-        Ok(entries.map(<[u8]>::to_vec).collect())
+        let hashes = self.hashes(0, bundle.index)?;
+        let entries = || entries.iter().take(wanted);
+        let differs = entries()
+            .zip(hashes)
+            .position(|(entry, hash)| Hash::leaf(entry) != *hash);
+        match differs {
+            Some(at) => Err(TreeError::Entry { bundle, at }),
+            None => Ok(entries().map(|entry| entry.to_vec()).collect()),
+        }
     }
 }
 
@@ -130,7 +170,8 @@ fn read_tile(directory: &Path, tile: Tile) -> Result<Vec<u8>, TreeError> {
     Err(TreeError::Missing(tile))
 }
 
-/// Every tile and bundle that a log has, and every file under `tile/` that is none.
+/// Every tile and bundle that a log has, and files under `tile/` that are none. Links to directories
+/// are among those: they may lead round in circles.
 pub(crate) fn tiles_in(directory: &Path) -> Result<(Vec<Tile>, Vec<PathBuf>), LogError> {
     let mut tiles = Vec::new();
     let mut others = Vec::new();
@@ -145,11 +186,11 @@ pub(crate) fn tiles_in(directory: &Path) -> Result<(Vec<Tile>, Vec<PathBuf>), Lo
         for entry in listed {
             let entry = entry.map_err(super::files::storage(&path, "list"))?;
             let name = folder.join(entry.file_name());
-            if entry.path().is_dir() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 waiting.push(name);
             } else if let Some(tile) = Tile::at(&name) {
                 tiles.push(tile);
-            } else {
+            } else if others.len() < MOST_OTHERS {
                 others.push(name);
             }
         }

@@ -7,7 +7,7 @@ use super::edge::Edge;
 use super::files::{CHECKPOINT, Directory};
 use super::retain::Retain;
 use super::state::{State, missing};
-use super::{LogConfig, LogError, MOST_PENDING};
+use super::{LogConfig, LogError, MOST_ORDINARY, MOST_PENDING};
 use crate::merkle::Hash;
 use crate::note::{Checkpoint, SignedCheckpoint, check_origin};
 use crate::record::{Event, Gap, GapCause, Previous, Record, SchemaName, Start, Timestamp};
@@ -24,6 +24,8 @@ pub struct LogWriter {
     state: State,
     retain: Retain,
     identity: Option<String>,
+    /// Size of the tree before the one that is signed.
+    replaced: u64,
     /// Number of the next record of this run.
     seq: u64,
     /// Whether it is unknown what the disk has: a sync has failed.
@@ -67,13 +69,15 @@ impl LogWriter {
         let directory = Directory::hold(&config.directory, config.durable)?;
         let state = State::load(&directory, &config)?;
         state.clear_leftovers(&directory)?;
-        let retain = Retain::of(&directory, state.edge.size())?;
+        let signed = state.edge.size();
+        let retain = Retain::of(&directory, signed)?;
         let mut writer = Self {
             config,
             directory,
             state,
             retain,
             identity: None,
+            replaced: signed,
             seq: 0,
             unsure: false,
         };
@@ -146,13 +150,16 @@ impl LogWriter {
     /// When the disk fails.
     pub fn retain(&mut self) -> Result<(), LogError> {
         let now = self.now();
-        let size = self.state.edge.size();
         let limits = &self.config.retention;
-        if let Some(note) = self.retain.plan(&self.directory, limits, now, size)? {
+        let before = self.retain.clone();
+        let note = self
+            .retain
+            .plan(&self.directory, limits, now, &self.state.edge)?;
+        if let Some(note) = note {
             match self.append(Event::Retention(Box::new(note))) {
                 Ok(index) => self.retain.planned_at(index),
                 Err(error) => {
-                    self.retain = Retain::of(&self.directory, size)?;
+                    self.retain = before;
                     return Err(error);
                 }
             }
@@ -184,9 +191,10 @@ impl LogWriter {
         let size = signed.checkpoint().size;
         let before = self.state.edge.size();
         if size <= before {
-            return Ok(());
+            // The last time it may have come to the checkpoint and no further.
+            return self.state.journal.trim(&self.directory, before);
         }
-        let edge = self.integrate(size)?;
+        let (edge, grown) = self.integrate(size)?;
         if edge.compact().root() != signed.checkpoint().root {
             return Err(LogError::damaged(
                 self.directory.path(super::JOURNAL),
@@ -197,10 +205,10 @@ impl LogWriter {
         self.directory.put(CHECKPOINT, note.as_bytes())?;
         self.state.edge = edge;
         self.state.unembedded = Some(note);
-        self.state.journal.continued(&self.directory, size)?;
+        self.retain.grown(grown);
         self.remove_partials(before, size);
         self.retain.drop_planned(&self.directory, size);
-        Ok(())
+        self.state.journal.continued(&self.directory, size)
     }
 
     /// Signs the tree as it is now. Blocks for as long as the device takes.
@@ -259,7 +267,11 @@ impl LogWriter {
     /// Finds out what the disk has, after it failed to say.
     fn recover(&mut self) -> Result<(), LogError> {
         let before = self.state.tree.size();
-        let state = State::load(&self.directory, &self.config)?;
+        let mut state = State::load(&self.directory, &self.config)?;
+        // What is read back may be in memory alone: after an error the kernel takes it for written.
+        // A file of its own brings it to the disk for certain.
+        let signed = state.edge.size();
+        state.journal.continued(&self.directory, signed)?;
         self.state = state;
         let ours = self.state.last.filter(|last| last.boot == self.config.boot);
         self.seq = ours.map_or(0, |last| last.seq + 1);
@@ -284,7 +296,12 @@ impl LogWriter {
 
     fn write(&mut self, now: Timestamp, event: Event) -> Result<u64, LogError> {
         let standing = self.standing();
-        if standing.pending_bytes >= self.config.pending || standing.pending >= MOST_PENDING {
+        let has_room = if is_vital(&event) {
+            standing.pending < MOST_PENDING
+        } else {
+            standing.pending_bytes < self.config.pending && standing.pending < MOST_ORDINARY
+        };
+        if !has_room {
             return Err(LogError::Full {
                 pending: standing.pending_bytes,
                 records: standing.pending,
@@ -317,8 +334,10 @@ impl LogWriter {
         Ok(index)
     }
 
-    /// Writes bundles and tiles for the records up to `size`, beside those that are in force.
-    fn integrate(&mut self, size: u64) -> Result<Edge, LogError> {
+    /// Writes bundles and tiles for the records up to `size`, beside those that are in force. Says
+    /// how many bytes the full bundles among them take.
+    fn integrate(&self, size: u64) -> Result<(Edge, u64), LogError> {
+        let mut grown = 0;
         let mut edge = self.state.edge.clone();
         let mut bundle = self.partial_bundle()?;
         let mut journal = self.state.journal.reader()?;
@@ -342,7 +361,7 @@ impl LogWriter {
                     width: WIDTH,
                 };
                 self.directory.put(full.path(), &bundle)?;
-                self.retain.grown(&bundle);
+                grown += u64::try_from(bundle.len()).unwrap_or(u64::MAX);
                 bundle.clear();
             }
         }
@@ -352,7 +371,7 @@ impl LogWriter {
         for (tile, bytes) in edge.partial_tiles() {
             self.directory.put(tile.path(), &bytes)?;
         }
-        Ok(edge)
+        Ok((edge, grown))
     }
 
     fn partial_bundle(&self) -> Result<Vec<u8>, LogError> {
@@ -364,14 +383,26 @@ impl LogWriter {
         found.ok_or_else(|| missing(&self.directory, &tile))
     }
 
-    /// Removes what the tree before had at its edge and this one has not.
-    fn remove_partials(&self, before: u64, size: u64) {
-        let kept: Vec<Tile> = Tile::edge(size).collect();
-        for tile in Tile::edge(before).filter(|tile| !kept.contains(tile)) {
+    /// Removes what the tree before the last had at its edge. What the last had stays for as long as
+    /// this one is in force: whoever copies the log may have its checkpoint.
+    fn remove_partials(&mut self, before: u64, size: u64) {
+        let kept: Vec<Tile> = Tile::edge(size).chain(Tile::edge(before)).collect();
+        for tile in Tile::edge(self.replaced).filter(|tile| !kept.contains(tile)) {
             self.directory.remove(tile.path());
             if let Some(folder) = tile.path().parent() {
                 self.directory.remove_if_empty(folder);
             }
         }
+        self.replaced = before;
+    }
+}
+
+/// Whether a key cannot sign without this record, or a run not begin. Room is kept for these: what
+/// waits for a signature could never be signed otherwise.
+pub(crate) fn is_vital(event: &Event) -> bool {
+    match event {
+        Event::Start(_) | Event::Certificate(_) | Event::Custody(_) => true,
+        Event::Gap(gap) => matches!(gap.cause, GapCause::Crash | GapCause::NotRunning),
+        _ => false,
     }
 }

@@ -125,7 +125,8 @@ pub struct ProtocolCounters {
 /// A figure that could not be had.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Unavailable {
-    /// Which.
+    /// Which. Begins with `sockets` where some could not be listed: such a census does not show that
+    /// there were no others.
     pub what: String,
     /// Why.
     pub why: String,

@@ -33,7 +33,7 @@ pub struct Refusal {
     pub detail: String,
 }
 
-/// Refusals of one kind in a window.
+/// Refusals of one kind in a window: all of them, the one that is a record of its own included.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct RefusalCount {
     /// Who tried.
@@ -45,7 +45,7 @@ pub struct RefusalCount {
     /// Where they wanted to go; missing where that was aggregated or is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<SocketAddr>,
-    /// How many.
+    /// How many, the first included.
     pub count: u64,
     /// First of them in the window.
     pub first: Timestamp,

@@ -2,6 +2,7 @@
 //! canonical form.
 
 use std::fmt;
+use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -53,12 +54,23 @@ impl Serialize for Timestamp {
     }
 }
 
+impl FromStr for Timestamp {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339).ok();
+        // With its offset taken off, a moment can be in a year that has not four digits.
+        let utc = moment.and_then(|moment| moment.checked_to_offset(UtcOffset::UTC));
+        utc.filter(|utc| (0..=9999).contains(&utc.year()))
+            .map(Self::new)
+            .ok_or("not a moment as RFC 3339 writes it, such as 2026-11-25T21:00:00Z")
+    }
+}
+
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        OffsetDateTime::parse(&text, &Rfc3339)
-            .map(Self::new)
-            .map_err(de::Error::custom)
+        text.parse().map_err(de::Error::custom)
     }
 }
 
@@ -73,5 +85,28 @@ impl JsonSchema for Timestamp {
             "type": "string",
             "format": "date-time"
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_it_is_written() {
+        let text = "2026-11-25T21:00:00.125Z";
+        assert_eq!(text.parse::<Timestamp>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn a_moment_that_utc_has_no_four_digits_for_is_refused() {
+        for text in [
+            "9999-12-31T23:59:59-23:59",
+            "0000-01-01T00:30:00+01:00",
+            "10000-01-01T00:00:00Z",
+            "tomorrow",
+        ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
     }
 }

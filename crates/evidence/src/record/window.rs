@@ -62,7 +62,7 @@ pub struct Flow {
     pub destination: Option<SocketAddr>,
     /// TLS version, such as `TLSv1_3`.
     pub version: String,
-    /// Cipher suite by its IANA name.
+    /// Cipher suite by its IANA name, such as `TLS_AES_256_GCM_SHA384`.
     pub suite: String,
     /// Key exchange group by its IANA name.
     pub group: String,

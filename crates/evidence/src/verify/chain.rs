@@ -2,6 +2,8 @@
 //! windows that meet, keys that were shown to be at hand before they were used. Knows records, and
 //! nothing of files.
 
+use std::sync::Arc;
+
 use super::finding::{Finding, Place, Problem};
 use super::signers::Signers;
 use crate::record::{
@@ -19,10 +21,13 @@ pub(super) struct Chain {
     /// Whether records before are unknown, so that the next need not follow any.
     hole: bool,
     window: Option<Part>,
+    /// Whether records were dropped, and with them certificates that nothing is signed under any more.
+    dropped: bool,
     /// The certificate that was last said to be unknown.
     unknown: Option<String>,
     /// Whether the clock was said to have been set back.
     clock: bool,
+    identity: Option<Arc<str>>,
     pub(super) pod: Option<Pod>,
     pub(super) boots: u64,
     pub(super) from: Option<Timestamp>,
@@ -44,8 +49,10 @@ impl Chain {
             last: None,
             hole: false,
             window: None,
+            dropped: false,
             unknown: None,
             clock: false,
+            identity: None,
             pod: None,
             boots: 0,
             from: None,
@@ -60,6 +67,7 @@ impl Chain {
 
     /// Takes up what a note carries on from records that were dropped.
     pub(super) fn carry_on(&mut self, note: &Retention) -> Vec<Finding> {
+        self.dropped = true;
         let mut findings = Vec::new();
         for certificate in &note.certificates {
             if let Err(problem) = self.signers.certificate(0, certificate) {
@@ -89,6 +97,11 @@ impl Chain {
     /// When the last record was written.
     pub(super) fn last_time(&self) -> Option<Timestamp> {
         self.last.map(|last| last.time)
+    }
+
+    /// The SPIFFE ID that the last record was written under.
+    pub(super) fn identity(&self) -> Option<Arc<str>> {
+        self.identity.clone()
     }
 
     /// Takes up the record with this index, and says what does not follow.
@@ -121,6 +134,9 @@ impl Chain {
             );
         }
         self.pod = Some(record.pod.clone());
+        if self.identity.as_deref() != record.identity.as_deref() {
+            self.identity = record.identity.as_deref().map(Arc::from);
+        }
         self.last = Some(Previous {
             boot: record.boot,
             seq: record.seq,
@@ -130,7 +146,7 @@ impl Chain {
         says.findings
     }
 
-    /// Says how the log ends.
+    /// Says how the records that were read so far end, unless they end in order.
     pub(super) fn end(&self) -> Option<Finding> {
         let last = self.last?;
         let place = Place {
@@ -140,7 +156,7 @@ impl Chain {
         };
         (!last.stopped).then(|| {
             let detail = format!(
-                "the log ends at {} without a stop record: the proxy runs, was killed, or the end is missing",
+                "signed records end at {} without a stop record: the proxy runs, was killed, or the end is missing",
                 last.time
             );
             Finding::new(Problem::OpenEnd, place, detail)
@@ -312,6 +328,7 @@ impl Chain {
         let unknown = |serial: &&str| !self.signers.knows_serial(serial);
         let mut serials = window.links.iter().map(|group| group.flow.serial.as_str());
         if let Some(serial) = serials.find(unknown)
+            && !self.dropped
             && self.unknown.as_deref() != Some(serial)
         {
             // Once will do; every window may speak of it.

@@ -101,6 +101,11 @@ pub enum Problem {
     Dropped,
     /// A gap is stated.
     Gap,
+    /// Records of the run before were not signed when a run began, which took them over: nothing
+    /// shows that nobody changed them between the two.
+    TakenOver,
+    /// The log is signed under another SPIFFE ID from here on.
+    Identity,
     /// A time comes before the one before it.
     Clock,
     /// A crash left something half written that nobody had been told was done.
@@ -115,6 +120,8 @@ impl Problem {
             | Self::OpenEnd
             | Self::Dropped
             | Self::Gap
+            | Self::TakenOver
+            | Self::Identity
             | Self::Clock
             | Self::Interrupted => Severity::Remark,
             _ => Severity::Wrong,

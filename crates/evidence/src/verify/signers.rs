@@ -1,7 +1,6 @@
 //! Whose signature counts: keys that the log has a certificate and a proof of custody for, where
 //! the certificate chains to the bundle and was valid when the checkpoint was signed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,13 @@ use crate::record::{Certificate, CertificateEvent, Custody, Timestamp};
 /// Certificates that are kept in memory: the youngest.
 const MOST_CERTIFICATES: usize = 256;
 
+/// Keys whose custody is kept in memory: the youngest.
+const MOST_KEYS: usize = 4096;
+
+/// Certificates of one key that are looked at for one checkpoint, of those that were valid then. A
+/// chain takes time to verify, and whoever made the log has made them.
+const MOST_CHAINS: usize = 8;
+
 /// For how long a chain that was verified at one time counts as verified: intermediates may end.
 const VERIFIED_FOR: Duration = Duration::from_secs(600);
 
@@ -24,8 +30,17 @@ const VERIFIED_FOR: Duration = Duration::from_secs(600);
 pub(super) struct Signers {
     bundle: Arc<TrustBundle>,
     certificates: Vec<Known>,
-    /// Keys whose custody is recorded, with the index of the first record that says so.
-    custody: HashMap<String, (u64, PublicKey)>,
+    /// Keys whose custody is recorded.
+    custody: Vec<Proven>,
+}
+
+/// A key that was shown to be at hand.
+#[derive(Debug)]
+struct Proven {
+    /// Index of the first record that says so.
+    index: u64,
+    fingerprint: String,
+    public: PublicKey,
 }
 
 /// A certificate of the log.
@@ -46,7 +61,7 @@ impl Signers {
         Self {
             bundle,
             certificates: Vec::new(),
-            custody: HashMap::new(),
+            custody: Vec::new(),
         }
     }
 
@@ -106,12 +121,19 @@ impl Signers {
     /// Takes up a record of custody, if its proof verifies.
     pub(super) fn custody(&mut self, index: u64, record: &Custody) -> Result<(), String> {
         let public = record.check().map_err(|error| error.to_string())?;
-        if self.custody.len() >= MOST_CERTIFICATES * 16 {
-            self.custody.clear();
+        let fingerprint = &record.public_key_sha256;
+        let mut known = self.custody.iter().rev();
+        if known.any(|known| known.fingerprint == *fingerprint) {
+            return Ok(());
         }
-        self.custody
-            .entry(record.public_key_sha256.clone())
-            .or_insert((index, public));
+        if self.custody.len() == MOST_KEYS {
+            self.custody.remove(0);
+        }
+        self.custody.push(Proven {
+            index,
+            fingerprint: fingerprint.clone(),
+            public,
+        });
         Ok(())
     }
 
@@ -123,16 +145,19 @@ impl Signers {
             || self.certificates.len() == MOST_CERTIFICATES
     }
 
-    /// Checks a checkpoint whose last record was written at `time`.
+    /// Checks a checkpoint whose last record was written at `time`, under the SPIFFE ID `written_as`,
+    /// and says under which it is signed.
     pub(super) fn check(
         &mut self,
         signed: &SignedCheckpoint,
         time: Timestamp,
-    ) -> Result<(), Refused> {
+        written_as: Option<&str>,
+    ) -> Result<String, Refused> {
         let size = signed.checkpoint().size;
         let mut why = None;
-        for (key, (proven, public)) in &self.custody {
-            match signed.is_signed_by(public) {
+        for proven in self.custody.iter().rev() {
+            let key = &proven.fingerprint;
+            match signed.is_signed_by(&proven.public) {
                 None => continue,
                 Some(false) => {
                     let problem =
@@ -141,9 +166,9 @@ impl Signers {
                 }
                 Some(true) => {}
             }
-            if *proven >= size {
+            if proven.index >= size {
                 let problem = format!("signed by the key {key} before its custody was recorded");
-                why = Some((Problem::Custody, problem));
+                why.get_or_insert((Problem::Custody, problem));
                 continue;
             }
             let mut own = self
@@ -155,15 +180,27 @@ impl Signers {
             if own.peek().is_none() {
                 let problem =
                     format!("signed by the key {key}, of which the log has no certificate");
-                why = Some((Problem::UnknownSigner, problem));
+                why.get_or_insert((Problem::UnknownSigner, problem));
             }
+            let mut chains = 0;
             for known in own {
-                match known.verify(&self.bundle, time) {
-                    Ok(()) => return Ok(()),
+                let found = match known
+                    .is_valid_at(time)
+                    .and_then(|()| known.is_of(written_as))
+                {
+                    Ok(()) if chains == MOST_CHAINS => break,
+                    Ok(()) => {
+                        chains += 1;
+                        known.verify(&self.bundle, time)
+                    }
+                    early => early,
+                };
+                match found {
+                    Ok(()) => return Ok(known.facts.spiffe_id.to_string()),
                     Err(problem) => {
                         let serial = &known.facts.serial;
                         let problem = format!("the signer's certificate {serial}: {problem}");
-                        why = Some((Problem::Certificate, problem));
+                        why.get_or_insert((Problem::Certificate, problem));
                     }
                 }
             }
@@ -181,11 +218,30 @@ impl Signers {
 }
 
 impl Known {
+    fn is_valid_at(&self, time: Timestamp) -> Result<(), String> {
+        let from = Timestamp::from(self.facts.not_before);
+        let to = Timestamp::from(self.facts.not_after);
+        match time {
+            _ if time < from => Err(format!("not valid before {from}, and signed at {time}")),
+            _ if time > to => Err(format!("expired at {to}, and signed at {time}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Any workload of the mesh has a certificate that chains to the bundle: it must be this one's.
+    fn is_of(&self, written_as: Option<&str>) -> Result<(), String> {
+        let own = self.facts.spiffe_id.to_string();
+        match written_as {
+            Some(written_as) if written_as == own => Ok(()),
+            Some(other) => Err(format!("it is of {own}, and the records are of {other}")),
+            None => Err(format!("it is of {own}, and the last record names nobody")),
+        }
+    }
+
+    /// Whether its chain leads to the bundle.
     fn verify(&mut self, bundle: &Arc<TrustBundle>, time: Timestamp) -> Result<(), String> {
-        let within = Timestamp::from(self.facts.not_before) <= time
-            && time <= Timestamp::from(self.facts.not_after);
         let lately = |at: Timestamp| at <= time && time.since(at) < VERIFIED_FOR;
-        if within && self.verified.is_some_and(lately) {
+        if self.verified.is_some_and(lately) {
             return Ok(());
         }
         let (leaf, intermediates) = self.chain.split_first().ok_or("it has no chain")?;

@@ -7,6 +7,8 @@ use crate::log::Log;
 use crate::record::{Event, Record};
 use crate::testing::{Authority, Kind, Moving, Run, boot, config};
 
+mod forged;
+mod hostile;
 mod tamper;
 
 const YEAR: Duration = Duration::from_secs(86_400 * 365);
@@ -140,6 +142,18 @@ fn two_histories_of_one_log_contradict_each_other() {
 }
 
 #[test]
+fn no_number_of_remarks_hides_what_is_wrong() {
+    let mut verdict = LogVerdict::default();
+    let of = |problem| Finding::new(problem, Place::default(), "");
+    (0..MOST_FINDINGS + 5).for_each(|_| verdict.add(of(Problem::Gap)));
+    assert!(verdict.is_good());
+    verdict.add(of(Problem::Record));
+    assert_eq!(verdict.more, 5);
+    assert_eq!(problems(&verdict), [Problem::Record]);
+    assert!(!verdict.is_good());
+}
+
+#[test]
 fn an_empty_directory_is_no_log() {
     let directory = tempfile::tempdir().unwrap();
     let verdict = check(
@@ -148,10 +162,11 @@ fn an_empty_directory_is_no_log() {
         &Expect::default(),
     );
     assert!(!verdict.is_good());
-    assert!(
-        !Verdict { logs: Vec::new() }.is_good(),
-        "nothing shows nothing"
-    );
+    let nothing = Verdict {
+        logs: Vec::new(),
+        without_log: Vec::new(),
+    };
+    assert!(!nothing.is_good(), "nothing shows nothing");
 }
 
 fn copy_all(from: &Path, to: &Path) {

@@ -72,8 +72,7 @@ impl Flows {
             peer,
             destination: destination.map(|to| names.get(&to)),
             version: names.get(&flow.version),
-            // rustls writes TLS13_…, IANA TLS_….
-            suite: names.get(&flow.suite.replacen("TLS13_", "TLS_", 1)),
+            suite: names.get(&flow.suite),
             group: names.get(&flow.group),
         };
         if self.rows.len() >= MOST && !self.rows.contains_key(&key) {

@@ -394,7 +394,7 @@ fn group(
             serial: own.serial().to_owned(),
             destination: Some(to.parse::<SocketAddr>().unwrap()),
             version: "TLSv1_3".to_owned(),
-            suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
+            suite: "TLS_AES_128_GCM_SHA256".to_owned(),
             group: "X25519MLKEM768".to_owned(),
             resumed: false,
         },

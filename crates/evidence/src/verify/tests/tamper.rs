@@ -162,10 +162,18 @@ impl World {
     }
 
     fn remove_a_file(&self, log: &Path, random: &mut fastrand::Rng) -> Edit {
-        // Whoever copies a log need not copy its journal, which is empty here.
+        // Whoever copies a log need not copy its journal, which is empty here, nor what was its edge
+        // before.
+        let size = u64::try_from(self.entries.len()).unwrap();
+        let is_needed = |file: &Path| {
+            let tile = Tile::at(file);
+            let in_force = |tile| Tile::edge(size).any(|edge| edge == tile);
+            file.as_os_str() != JOURNAL
+                && tile.is_none_or(|tile| tile.width == WIDTH || in_force(tile))
+        };
         let file = loop {
             let file = self.any_file(random);
-            if file.as_os_str() != JOURNAL {
+            if is_needed(&file) {
                 break file;
             }
         };

@@ -10,13 +10,24 @@ use crate::verify::finding::{Place, Problem};
 /// Mark of a note on dropped records, in an entry as it is.
 const RETENTION: &[u8] = br#""kind":"retention""#;
 
+/// Bundles that may be missing before what comes after them is not looked at any more: a checkpoint
+/// may name any number of records, and one file with a great number may stand for the last of them.
+const MOST_MISSING: u64 = 1024;
+
 impl Walk<'_> {
-    /// How far a tree of `size` leaves can be walked: to the last bundle that there is.
+    /// How far a tree of `size` leaves can be walked: to the last bundle that there is, or to where
+    /// too many are missing before the next.
     pub(super) fn there(&self, size: u64) -> u64 {
-        let bundles = self.tiles.iter().filter(|tile| tile.kind == Kind::Entries);
-        let last = bundles.map(|tile| tile.index).max();
-        let end = last.map_or(0, |last| last.saturating_add(1).saturating_mul(WIDTH));
-        size.min(end)
+        let mut end = self.verdict.first / WIDTH;
+        let mut missing = 0;
+        for bundle in self.tiles.iter().filter(|tile| tile.kind == Kind::Entries) {
+            missing += bundle.index.saturating_sub(end);
+            if missing > MOST_MISSING {
+                break;
+            }
+            end = end.max(bundle.index + 1);
+        }
+        size.min(end.saturating_mul(WIDTH))
     }
 
     /// Where the log begins, and whether it may begin there.
@@ -58,6 +69,13 @@ impl Walk<'_> {
             }
         }
         let notes = self.retention_notes(first, size)?;
+        // A note carries on what its own drop would have lost; earlier ones carry on the rest.
+        for (index, note) in &notes {
+            for mut finding in self.chain.carry_on(note) {
+                finding.place.index = Some(*index);
+                self.verdict.add(finding);
+            }
+        }
         let Some((index, note)) = notes.iter().find(|(_, note)| note.minimum == first) else {
             if notes.iter().any(|(_, note)| note.minimum > first) {
                 let detail = "dropping of old records was interrupted";
@@ -86,13 +104,6 @@ impl Walk<'_> {
             note.rule
         );
         self.chain.go_on_from(note.last);
-        // A note carries on what its own drop would have lost; earlier ones carry on the rest.
-        for (index, note) in &notes {
-            for mut finding in self.chain.carry_on(note) {
-                finding.place.index = Some(*index);
-                self.verdict.add(finding);
-            }
-        }
         self.say(Problem::Dropped, place, said);
         Ok(())
     }

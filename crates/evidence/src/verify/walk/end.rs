@@ -8,16 +8,20 @@ use crate::record::Record;
 use crate::verify::finding::{Finding, Place, Problem};
 
 impl Walk<'_> {
-    /// Everything that waits for the next checkpoint.
-    pub(super) fn waiting_records(&mut self, size: u64) -> Result<(), LogError> {
-        let path = self.directory.join(JOURNAL);
+    /// Everything that waits for the next checkpoint. There may be no journal, or something in its
+    /// place that is none.
+    pub(super) fn waiting_records(
+        &mut self,
+        size: u64,
+        journal: Option<Option<JournalReader>>,
+    ) -> Result<(), LogError> {
         let place = || Place::file(JOURNAL);
-        if !path.exists() {
+        let Some(journal) = journal else {
             let detail = "it is missing: records that were not signed yet are not in this copy";
             self.say(Problem::Interrupted, place(), detail);
             return Ok(());
-        }
-        let Some(mut journal) = JournalReader::open(&path)? else {
+        };
+        let Some(mut journal) = journal else {
             let detail = "it does not begin as a journal does";
             self.say(Problem::Journal, place(), detail);
             return Ok(());
@@ -44,6 +48,7 @@ impl Walk<'_> {
             match Record::decode(&entry) {
                 Ok(record) => {
                     self.verdict.records += 1;
+                    self.begins(index, &record);
                     if let Some(note) = &record.checkpoint {
                         self.embedded(note, index, &record);
                     }
@@ -112,6 +117,25 @@ impl Walk<'_> {
         }
     }
 
+    /// What is known from elsewhere of records that were dropped.
+    pub(super) fn contained_before(&mut self) {
+        self.contained();
+        let first = self.verdict.first;
+        let own = self.verdict.origin.clone();
+        for kept in &self.expect.checkpoints {
+            let kept = kept.checkpoint();
+            if kept.size < first && Some(&kept.origin) == own.as_ref() {
+                let detail = format!(
+                    "a checkpoint kept elsewhere names {} records, which were dropped: it cannot be compared",
+                    kept.size
+                );
+                let place = Place::file(CHECKPOINT);
+                self.verdict
+                    .add(Finding::new(Problem::Dropped, place, detail));
+            }
+        }
+    }
+
     /// What is known from elsewhere of the log's end.
     pub(super) fn expected(&mut self, signed: &Option<SignedCheckpoint>) {
         let place = Place::file(CHECKPOINT);
@@ -129,7 +153,7 @@ impl Walk<'_> {
             }
         }
         if let Some(until) = self.expect.until
-            && !self.chain.is_stopped()
+            && !self.stopped
             && self.verdict.signed_to.is_none_or(|to| to < until)
         {
             let problem = match self.verdict.signed_to {

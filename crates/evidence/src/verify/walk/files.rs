@@ -30,7 +30,13 @@ impl Walk<'_> {
     /// Compares every file that has the same beginning: a narrower tile is one of a wider.
     pub(super) fn compare_others(&mut self, tile: Tile, bytes: &[u8]) -> Result<(), LogError> {
         for other in self.files_of(tile).to_vec() {
-            let found = read(&self.directory.join(other.path()))?.unwrap_or_default();
+            let path = self.directory.join(other.path());
+            let found = match read(&path)? {
+                Some(found) => found,
+                // The log is being written, and this one has become too narrow since it was listed.
+                None if path.symlink_metadata().is_err() => continue,
+                None => Vec::new(),
+            };
             let common = found.len().min(bytes.len());
             let whole = match tile.kind {
                 Kind::Hashes(_) => u64::try_from(found.len()).ok() == other.width.checked_mul(32),
