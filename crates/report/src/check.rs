@@ -16,7 +16,7 @@ use crate::words::{count, minute};
 
 use cryptography::Protocols;
 use keys::{CertificatesAtMost, KeyAlgorithms, KeysHeldBy};
-use pods::Coverage;
+use pods::Stretches;
 use unsealed::Exceptions;
 
 /// A question, with what the framework allows.
@@ -26,9 +26,11 @@ pub(crate) enum Check {
     /// There is a log of every pod.
     AllPodsHeard,
     /// Pods are accounted for all the time that they live.
-    Coverage(Coverage),
+    Coverage(Stretches),
     /// The kernel knew no socket that nobody accounts for.
     NothingUnaccounted,
+    /// What the kernel counted at the interfaces is explained by what the sidecars moved.
+    BytesAddUp,
     /// Nothing passed unsealed but by declared exceptions of these kinds, before their end.
     Exceptions(Exceptions),
     /// Connections use nothing but these.
@@ -37,6 +39,9 @@ pub(crate) enum Check {
     PeersKnown,
     /// For every key, its home said what it is, and the key signed something new.
     CustodyKnown,
+    /// Records attest where the keys were all the time that they were in use, in no weaker home
+    /// than before.
+    CustodyAttested(Stretches),
     /// Keys live in these kinds of homes.
     KeysHeldBy(KeysHeldBy),
     /// The homes say that the keys cannot leave.
@@ -79,10 +84,12 @@ impl Check {
             Self::AllPodsHeard => "all-pods-heard",
             Self::Coverage(_) => "coverage",
             Self::NothingUnaccounted => "nothing-unaccounted",
+            Self::BytesAddUp => "bytes-add-up",
             Self::Exceptions(_) => "exceptions",
             Self::Protocols(_) => "protocols",
             Self::PeersKnown => "peers-known",
             Self::CustodyKnown => "custody-known",
+            Self::CustodyAttested(_) => "custody-attested",
             Self::KeysHeldBy(_) => "keys-held-by",
             Self::KeysCannotLeave => "keys-cannot-leave",
             Self::KeyAlgorithms(_) => "key-algorithms",
@@ -104,12 +111,14 @@ impl Check {
         }
         match self {
             Self::AllPodsHeard => pods::all_pods_heard(account),
-            Self::Coverage(allowed) => allowed.ask(account),
+            Self::Coverage(allowed) => allowed.of_life(account),
             Self::NothingUnaccounted => unsealed::nothing_unaccounted(account),
+            Self::BytesAddUp => unsealed::bytes_add_up(account),
             Self::Exceptions(allowed) => allowed.ask(account),
             Self::Protocols(allowed) => allowed.ask(account),
             Self::PeersKnown => cryptography::peers_known(account),
             Self::CustodyKnown => keys::custody_known(account),
+            Self::CustodyAttested(allowed) => allowed.of_custody(account),
             Self::KeysHeldBy(allowed) => allowed.ask(account),
             Self::KeysCannotLeave => keys::keys_cannot_leave(account),
             Self::KeyAlgorithms(allowed) => allowed.ask(account),

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
+use time::Duration;
 
 use super::{Outcome, met, not_met, number, unknown};
-use crate::account::{Account, FlowAccount};
+use crate::account::{self, Account, FlowAccount};
 use crate::words::{counted, identity};
 
 /// See [`Check::Protocols`](super::Check::Protocols); what is left out is not asked.
@@ -19,6 +20,9 @@ pub(crate) struct Protocols {
 
 impl Protocols {
     pub(super) fn ask(&self, account: &Account) -> Outcome {
+        if let Some(unknown) = nothing_shown(account) {
+            return unknown;
+        }
         if account.flows.is_empty() {
             return met(
                 "No connection was sealed in this time, so none by anything else.".to_owned(),
@@ -34,7 +38,7 @@ impl Protocols {
                 || refused(&self.suites, &flow.key.suite)
                 || refused(&self.groups, &flow.key.group)
         };
-        let opened: u64 = account.flows.iter().filter(outside).map(used).sum();
+        let opened = account::total(account.flows.iter().filter(outside).map(used));
         if let Some(flow) = account.flows.iter().find(outside) {
             return not_met(format!(
                 "{} by other means, such as {}, {}, {} between {} and {}.",
@@ -75,13 +79,20 @@ fn names<'a>(account: &'a Account, of: impl Fn(&'a FlowAccount) -> &'a str) -> S
     names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
+/// Where nothing is accounted for, no connection on record means nothing.
+fn nothing_shown(account: &Account) -> Option<Outcome> {
+    let nothing = account.flows.is_empty() && account.accounted() <= Duration::ZERO;
+    nothing.then(|| {
+        unknown("Nothing that is signed and in order says which connections there were.".to_owned())
+    })
+}
+
 pub(super) fn peers_known(account: &Account) -> Outcome {
-    let nobody: u64 = account
-        .flows
-        .iter()
-        .filter(|flow| flow.key.peer.is_none())
-        .map(used)
-        .sum();
+    if let Some(unknown) = nothing_shown(account) {
+        return unknown;
+    }
+    let nobody = account.flows.iter().filter(|flow| flow.key.peer.is_none());
+    let nobody = account::total(nobody.map(used));
     if nobody > 0 {
         return unknown(format!(
             "For {} the records do not say who was at the other end: there were too many peers in a window to tell \

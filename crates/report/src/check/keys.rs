@@ -128,6 +128,12 @@ pub(super) fn certificates_known(account: &Account) -> Outcome {
             )
         ));
     }
+    if account.names_left_out {
+        return unknown(
+            "There were more certificates than this report can keep in mind: whether each is on record is not known."
+                .to_owned(),
+        );
+    }
     if account.certificates.is_empty() {
         return unknown("There is no record of a certificate.".to_owned());
     }
