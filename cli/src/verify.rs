@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::screen::say;
+use crate::screen::{say, say_of_records};
 
 /// Remarks of one log that people are shown; machines get them all.
 const REMARKS: usize = 10;
@@ -112,25 +112,25 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 fn tell(log: &LogVerdict) {
     let name = log.origin.as_deref().unwrap_or("no name");
     let mark = if log.is_good() { "✔" } else { "✘" };
-    say(&format!("{mark} {} ({name})", log.directory.display()));
+    say_of_records(&format!("{mark} {} ({name})", log.directory.display()));
     if let (Some(from), Some(to)) = (log.from, log.to) {
-        say(&format!(
+        say_of_records(&format!(
             "    {} records in {} runs, {from} to {to}; {} checkpoints verified",
             log.records, log.boots, log.checkpoints
         ));
     }
     for finding in log.wrong() {
-        say(&format!("    ✘ {finding}"));
+        say_of_records(&format!("    ✘ {finding}"));
     }
     for finding in log.remarks().take(REMARKS) {
-        say(&format!("    · {finding}"));
+        say_of_records(&format!("    · {finding}"));
     }
     let more = log.remarks().count().saturating_sub(REMARKS);
     if more > 0 {
-        say(&format!("    · {more} more remarks: see --json"));
+        say_of_records(&format!("    · {more} more remarks: see --json"));
     }
     if log.more > 0 {
-        say(&format!("    {} more findings are not listed", log.more));
+        say_of_records(&format!("    {} more findings are not listed", log.more));
     }
 }
 
