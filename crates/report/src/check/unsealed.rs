@@ -88,11 +88,9 @@ pub(super) fn bytes_add_up(account: &Account) -> Outcome {
         );
     }
     met(format!(
-        "The kernel counted {} that left the pods; {} of applications, and at most {} of heads, TLS, handshakes and \
-         repetitions, explain them.",
+        "The kernel counted {} that left the pods; {} of applications and what comes around them explain that, in every hour.",
         bytes(sum.counted.sent),
         bytes(sum.moved.sent),
-        bytes(sum.overhead),
     ))
 }
 

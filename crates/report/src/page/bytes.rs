@@ -26,20 +26,21 @@ pub(super) fn bytes(account: &Account) -> Markup {
     );
     let columns = [
         Column::text("Pod"),
-        Column::number("Sent, by the kernel"),
-        Column::number("Sent, by the sidecar"),
-        Column::number("Besides, at most"),
-        Column::text("Beyond that"),
-        Column::number("Received, by the kernel"),
-        Column::number("Received, by the sidecar"),
+        Column::number("The kernel counted"),
+        Column::number("The sidecar moved"),
+        Column::text("Beyond what explains it"),
     ];
     html! {
         p {
             "The kernel counts whole frames at a pod’s interfaces, whoever sends them. The sidecar counts what applications \
              hand to it, before it is sealed. What leaves a pod has to be at least what its sidecar moved outwards, and at \
-             most that and what comes on top of it: the heads of packets, TLS’s own bytes, handshakes, what had to be sent \
-             again, and answers to probes and for metrics. More than that, and something else sent it. Less, and what the \
-             sidecar says never left. Each allowance is in Sealwire’s documentation of the census."
+             most that and what comes around it: the heads of packets, TLS’s own bytes, handshakes, what had to be sent \
+             again, and answers to probes and for metrics. More, and something else sent it. Less, and what the sidecar \
+             says never left."
+        }
+        p {
+            "Each run of a sidecar is judged so, and each hour of it by itself, since what is allowed for a month is much. The \
+             allowances are in Sealwire’s documentation of the census, and what they come to is in " code { "bytes.csv" } "."
         }
         @if account.pods.is_empty() {
             p { "No pod has records in this time." }
@@ -66,12 +67,15 @@ fn row(name: String, own: BytesAccount) -> Row {
     let excepted = own.excepted.sent;
     let cells = vec![
         html! { (name) },
-        html! { (or_nothing(own.counted.sent)) },
         html! {
-            (or_nothing(own.moved.sent))
-            @if excepted > 0 { span.small.soft { (written(excepted)) " by exceptions" } }
+            (or_nothing(own.counted.sent)) " sent"
+            span.small.soft { (or_nothing(own.counted.received)) " received" }
         },
-        html! { (or_nothing(own.overhead)) },
+        html! {
+            (or_nothing(own.moved.sent)) " sent"
+            span.small.soft { (or_nothing(own.moved.received)) " received" }
+            @if excepted > 0 { span.small.soft { (written(excepted)) " sent by exceptions" } }
+        },
         html! {
             @if own.unexplained > 0 {
                 strong.no { span aria-hidden="true" { "✗ " } (written(own.unexplained)) " that nothing explains" }
@@ -88,8 +92,6 @@ fn row(name: String, own: BytesAccount) -> Row {
                 span.open { span aria-hidden="true" { "? " } "No figures" }
             }
         },
-        html! { (or_nothing(own.counted.received)) },
-        html! { (or_nothing(own.moved.received)) },
     ];
     let bad = own.differs();
     Row { cells, bad }

@@ -150,8 +150,11 @@ fn figures(account: &Account) -> [(String, String); 4] {
         (
             count(account.sockets.unaccounted),
             format!(
-                "sightings of sockets that nobody accounts for. Sent past all that explains it: {}. By exceptions: {}. \
-                 Refused: {}.",
+                "{} that nobody accounts for. Sent past all that explains it: {}. By exceptions: {}. Refused: {}.",
+                match account.sockets.unaccounted {
+                    1 => "sighting of a socket",
+                    _ => "sightings of sockets",
+                },
                 match account.bytes().unexplained {
                     0 => "nothing".to_owned(),
                     beyond => bytes(beyond),
