@@ -41,7 +41,8 @@ fn a_report_is_signed_by_a_key_in_transit_and_whatever_opens_it_stands_in_a_file
         assert!(sidecar.process.wait(LONG).unwrap().success());
 
         let bao = &vaulted.bao;
-        let mut policy = String::new();
+        let mut policy =
+            "path \"auth/token/lookup-self\" { capabilities = [\"read\"] }\n".to_owned();
         for (key, exportable) in [("audit", false), ("loose", true)] {
             let made = json!({ "type": "ecdsa-p256", "exportable": exportable });
             bao.write(&format!("transit/keys/{key}"), &made).unwrap();
@@ -79,8 +80,9 @@ fn a_report_is_signed_by_a_key_in_transit_and_whatever_opens_it_stands_in_a_file
         assert_eq!(done.code(), Some(1), "{}{}", done.stdout, done.stderr);
         assert!(
             done.stdout.contains("assessment-results.json.sig"),
-            "{}",
-            done.stdout
+            "{}{}",
+            done.stdout,
+            done.stderr
         );
         let check = format!(
             "cd '{}' && /usr/bin/python3 -c \"$TAKE_APART\" && \
