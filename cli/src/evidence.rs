@@ -12,7 +12,7 @@ use sealwire_evidence::{Entry, Log};
 
 use self::summary::summary;
 use crate::report::Export;
-use crate::screen::say;
+use crate::screen::{say, say_of_records};
 
 /// How often a log is looked at for more.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -142,7 +142,7 @@ fn show(entry: &Entry, json: bool) -> anyhow::Result<()> {
     } else {
         let mark = if entry.signed { ' ' } else { '*' };
         let record = &entry.record;
-        say(&format!(
+        say_of_records(&format!(
             "{:>8}{mark} {} {:<11} {}",
             entry.index,
             record.time,

@@ -49,7 +49,7 @@ enum Command {
     /// Says what logs of evidence come to, in one page for people and in files for auditors' tools.
     ///
     /// Ends with 0 when the answer is yes and every clause is satisfied, otherwise with 1.
-    Report(report::Report),
+    Report(Box<report::Report>),
     /// Sets up HashiCorp Vault or OpenBao for a mesh.
     #[command(subcommand)]
     Vault(vault::Command),

@@ -1,8 +1,9 @@
 //! `sealwire report` and `sealwire evidence export`: what logs come to, for people, auditors' tools
 //! and engines that search them.
 
+mod sign;
+
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,12 +12,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use sealwire_evidence::Trust;
-use sealwire_keys::{KeyConfig, MemoryConfig, Pkcs11Config, PrivateKey};
 use sealwire_report::{Expected, Format, Framework, Options as ReportOptions, Period, Progress};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::screen::say;
+use self::sign::Sign;
+use crate::screen::{say, say_of_records};
 use crate::verify::{bundle, find};
 
 /// `sealwire report …`
@@ -49,21 +50,6 @@ pub(crate) struct Report {
     output: PathBuf,
     #[command(flatten)]
     sign: Sign,
-}
-
-/// Who signs the assessment results.
-#[derive(Args)]
-struct Sign {
-    /// Key that signs the assessment results: `pkcs11:token=…;object=…?pin-source=file:…`, or with
-    /// --development a PKCS#8 file.
-    #[arg(long, value_name = "KEY")]
-    sign_key: Option<String>,
-    /// PKCS#11 module that the key is reached by.
-    #[arg(long, value_name = "LIBRARY", requires = "sign_key")]
-    module: Option<PathBuf>,
-    /// Allows a key in a file.
-    #[arg(long, requires = "sign_key")]
-    development: bool,
 }
 
 /// `sealwire evidence export …`
@@ -119,9 +105,13 @@ impl Report {
         if report.satisfied() {
             say("Yes: every connection was sealed, and every clause is satisfied.");
         } else {
-            say("No: it is not shown that every connection was sealed.");
+            say(if report.is_yes() {
+                "Every connection was sealed, but not every clause that was asked for is satisfied."
+            } else {
+                "No: it is not shown that every connection was sealed."
+            });
             for reason in report.reasons() {
-                say(&format!("  ✘ {reason}"));
+                say_of_records(&format!("  ✘ {reason}"));
             }
         }
         for path in written {
@@ -141,36 +131,6 @@ impl Export {
         shown.end();
         say(&format!("{rows} rows in {}", self.output.display()));
         Ok(())
-    }
-}
-
-impl Sign {
-    fn open(&self) -> anyhow::Result<Option<Arc<dyn PrivateKey>>> {
-        let Some(named) = &self.sign_key else {
-            return Ok(None);
-        };
-        let config = if named.starts_with("pkcs11:") {
-            let Some(module) = self.module.clone() else {
-                bail!("--sign-key: name the PKCS#11 module with --module");
-            };
-            KeyConfig::Pkcs11(Box::new(Pkcs11Config {
-                module,
-                uri: named.parse().context("--sign-key")?,
-                max_sessions: NonZeroUsize::MIN,
-                queue: 1,
-                wait: Duration::from_secs(30),
-                generate: None,
-                state: None,
-                certified: None,
-            }))
-        } else {
-            KeyConfig::Memory(MemoryConfig {
-                path: named.into(),
-                development: self.development,
-            })
-        };
-        let key = sealwire_keys::open(&config).context("--sign-key")?;
-        Ok(Some(key))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use sealwire_report::visible;
 
 /// Steps that tick off, unless nobody looks.
 pub(crate) struct Steps {
@@ -46,6 +47,12 @@ pub(crate) fn say(text: &str) {
     println!("{text}");
 }
 
+/// Says something that parts of records stand in: those may come from strangers, and must not move
+/// the terminal.
+pub(crate) fn say_of_records(text: &str) {
+    say(&visible(text));
+}
+
 /// Says something beside what is printed.
 #[allow(clippy::print_stderr, reason = "standard output is for the result")]
 pub(crate) fn remark(text: &str) {
@@ -53,5 +60,5 @@ pub(crate) fn remark(text: &str) {
 }
 
 pub(crate) fn complain(error: &anyhow::Error) {
-    remark(&format!("sealwire: {error:#}"));
+    remark(&visible(&format!("sealwire: {error:#}")));
 }

@@ -14,7 +14,7 @@ use sealwire_evidence::{
 use sealwire_identity::TrustBundle;
 use serde_json::{Value, json};
 
-use crate::screen::say;
+use crate::screen::{say, say_of_records};
 
 /// Remarks of one log that people are shown; machines get them all.
 const REMARKS: usize = 10;
@@ -131,31 +131,31 @@ fn moment(text: &str) -> Result<Timestamp, &'static str> {
 fn tell(log: &LogVerdict) {
     let name = log.origin.as_deref().unwrap_or("no name");
     let mark = if can_be_relied_on(log) { "✔" } else { "✘" };
-    say(&format!("{mark} {} ({name})", log.directory.display()));
+    say_of_records(&format!("{mark} {} ({name})", log.directory.display()));
     if let (Some(from), Some(to)) = (log.from, log.to) {
-        say(&format!(
+        say_of_records(&format!(
             "    {} records in {} runs, {from} to {to}; {} checkpoints verified",
             log.records, log.boots, log.checkpoints
         ));
     }
     for identity in &log.identities {
-        say(&format!("    signed as {identity}"));
+        say_of_records(&format!("    signed as {identity}"));
     }
     if log.is_good() && log.checkpoints == 0 {
         say("    ✘ no checkpoint is signed yet: nothing shows who wrote this");
     }
     for finding in log.wrong() {
-        say(&format!("    ✘ {finding}"));
+        say_of_records(&format!("    ✘ {finding}"));
     }
     for finding in log.remarks().take(REMARKS) {
-        say(&format!("    · {finding}"));
+        say_of_records(&format!("    · {finding}"));
     }
     let more = log.remarks().count().saturating_sub(REMARKS);
     if more > 0 {
-        say(&format!("    · {more} more remarks: see --json"));
+        say_of_records(&format!("    · {more} more remarks: see --json"));
     }
     if log.more > 0 {
-        say(&format!("    {} more findings are not listed", log.more));
+        say_of_records(&format!("    {} more findings are not listed", log.more));
     }
 }
 

@@ -25,6 +25,9 @@ use sealwire_evidence::{LogConfig, LogWriter, RetentionLimits, SystemClock};
 use sealwire_identity::Credentials;
 use sealwire_keys::{KeyConfig, MemoryConfig};
 
+/// What clears the screen of whoever prints it, and turns the text after it around.
+const CLEARS: &str = "\u{1b}[2J\u{202e}";
+
 /// A log, and the bundle that it is to be checked with.
 struct World {
     directory: tempfile::TempDir,
@@ -188,6 +191,20 @@ fn records_are_shown_a_line_each_or_as_they_are() {
 }
 
 #[test]
+fn what_records_say_is_shown_and_does_nothing_to_the_terminal() {
+    let world = World::new();
+    let said = world.says(&["evidence", "show", "logs/web-0", "--kind", "stop"]);
+    assert!(
+        !said.contains('\u{1b}') && !said.contains('\u{202e}'),
+        "{said:?}"
+    );
+    assert!(said.contains(r"asked to\u{1b}[2J\u{202e}"), "{said:?}");
+    // Machines get the record as it is.
+    let said = world.says(&["evidence", "show", "logs/web-0", "--kind", "stop", "--json"]);
+    assert!(said.contains(r"asked to\u001b[2J"), "{said:?}");
+}
+
+#[test]
 fn the_schema_knows_every_kind_of_record() {
     let said = World::new().says(&["evidence", "schema"]);
     for kind in [
@@ -289,7 +306,7 @@ fn write(directory: &Path, credentials: &Credentials) {
     }
     let stop = Stop {
         cause: StopCause::Drained,
-        detail: "asked to".to_owned(),
+        detail: format!("asked to{CLEARS}"),
         open: 0,
     };
     log.append(Event::Stop(stop)).unwrap();

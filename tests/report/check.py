@@ -102,6 +102,9 @@ def with_duckdb():
     assert told[0] > 0
     with (report / "exceptions.csv").open() as file:
         passed = sum(int(row["connections"]) for row in csv.DictReader(file))
+    with (report / "bytes.csv").open() as file:
+        kernel = tuple(map(sum, zip(*((int(row["kernel_sent"]), int(row["kernel_received"])) for row in csv.DictReader(file)))))
+    assert kernel[0] > 0
     for source in (f"read_parquet('{parquet}')", f"read_json('{jsonl}', format = 'newline_delimited')"):
         # A month has the windows that end in it.
         november = """ "to"::timestamptz <= '2026-12-01T00:00:00Z'::timestamptz"""
@@ -115,9 +118,14 @@ def with_duckdb():
             f"select sum(closed) from {source} where kind = 'exception' and {november}"
         ).fetchall()[0][0]
         assert int(by_exception or 0) == passed, (source, by_exception, passed)
+        counted = duckdb.sql(
+            f"""select sum(kernel_bytes_sent), sum(kernel_bytes_received) from {source}
+            where kind = 'window' and signed and {november}"""
+        ).fetchall()[0]
+        assert tuple(map(int, counted)) == kernel, (source, counted, kernel)
         first = duckdb.sql(f'select min("from") from {source} where kind = \'window\'').fetchall()[0][0]
         assert first is not None
-    say(f"DuckDB's sums over the export equal the report's: {told[0]} connections, {told[4] + told[5]} bytes")
+    say(f"DuckDB's sums over the export equal the report's: {told[0]} connections, {told[4] + told[5]} bytes, {sum(kernel)} by the kernel")
 
 
 with_trestle()

@@ -8,6 +8,9 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "evidence/reported.rs"]
+mod reported;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +26,9 @@ use sealwire_evidence::{Expect, Log, Trust, verify};
 use sealwire_identity::TrustBundle;
 use sealwire_pods::{Mesh, OPEN_MESH, Pod, Sealing, Sidecar, Wire, assert_eventually};
 use sealwire_tests::{LONG, SOON, client, curl, in_a_mesh, python, record, server, server_on};
+use time::OffsetDateTime;
+
+use self::reported::Reported;
 
 /// Seconds that a window is long here.
 const WINDOW: u64 = 1;
@@ -192,6 +198,7 @@ fn on_the_wire(wire: &Wire, from: IpAddr, to: SocketAddr) -> [u64; 3] {
 #[test]
 fn a_log_tells_the_life_of_a_pod_and_a_witness_on_the_wire_agrees() {
     in_a_mesh(|mesh| {
+        let begun = OffsetDateTime::now_utc();
         let world = mesh.world();
         let legacy = world.pod("legacy").unwrap();
         let _legacy_server = server_on(&legacy, "::", LEGACY_PORT, "echo");
@@ -291,6 +298,13 @@ for _ in range(3):
         let plaintext = (Direction::Inbound, "plaintext".to_owned());
         assert_eq!(refusals(&servers).get(&plaintext), Some(&1), "{servers:#?}");
         assert_eq!(sealed(&servers, to_server)[..2], [4, 4]);
+
+        // And whoever has no more than the report sees all of it.
+        let reported = Reported::of(mesh, &["client", "server"], begun);
+        let to_legacy = SocketAddr::new(legacy.v4(), LEGACY_PORT);
+        reported.tells_of_the_links(&wire, watched.pod.v4(), to_server);
+        reported.tells_of_the_exception(&wire, watched.pod.v4(), to_legacy);
+        reported.tells_the_rest(to_legacy);
     });
 }
 

@@ -20,6 +20,8 @@ mod front;
 mod names;
 #[path = "vault/namespaces.rs"]
 mod namespaces;
+#[path = "vault/reports.rs"]
+mod reports;
 #[path = "vault/resumption.rs"]
 mod resumption;
 #[path = "vault/secrets.rs"]

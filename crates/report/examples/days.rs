@@ -277,6 +277,24 @@ impl Month {
                 });
                 busy(&mut log, workload, 17);
             }
+            ("shop/cart", 13) => {
+                busy(&mut log, workload, 20);
+                // Nobody could ask the key's home for five hours.
+                for _ in 0..10 {
+                    log.idle(1);
+                }
+                busy(&mut log, workload, 18);
+            }
+            ("data/postgres", 23) => {
+                busy(&mut log, workload, 40);
+                // Something in the pod sends past the sidecar, and is gone before the census.
+                log.window(Duration::minutes(30), |window| {
+                    let census = window.census.as_mut().unwrap();
+                    census.interfaces[0].bytes.sent += 640_000_000;
+                    census.interfaces[0].packets_sent += 450_000;
+                });
+                busy(&mut log, workload, 7);
+            }
             ("ops/metrics", 26..) => {}
             _ => busy(&mut log, workload, OF_A_DAY),
         }
@@ -365,6 +383,7 @@ fn busy(log: &mut Logging, workload: &str, windows: u32) {
                 window.links.push(link);
             }
         });
+        log.custody();
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sealwire_evidence::record::KeyToken;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -194,10 +195,18 @@ fn public_key(key: &KeyAccount) -> Value {
     })
 }
 
+/// Tokens that are programs, by what they say of themselves.
+const PROGRAMS: [&str; 4] = ["softhsm", "kryoptic", "simulat", "mozilla"];
+
 /// In the schema's words. A token that names itself a software one is none of hardware.
 fn secured_by(key: &KeyAccount) -> &'static str {
+    let program = |token: &KeyToken| {
+        let said = format!("{} {}", token.manufacturer, token.model).to_lowercase();
+        PROGRAMS.iter().any(|name| said.contains(name))
+    };
     match (&key.token, &key.transit) {
-        (Some(token), _) if token.manufacturer.to_lowercase().contains("softhsm") => "Software",
+        _ if key.provider == "memory" => "None",
+        (Some(token), _) if program(token) => "Software",
         (Some(_), _) => "HSM",
         (None, Some(transit)) if transit.external => "HSM",
         (None, Some(_)) => "Software",

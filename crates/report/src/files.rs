@@ -48,6 +48,11 @@ pub(crate) fn produce(
             content: tables::coverage(&made.account).into_bytes(),
         },
         Produced {
+            name: "bytes.csv",
+            about: "what the kernel counted, against what the sidecars moved",
+            content: tables::bytes(&made.account).into_bytes(),
+        },
+        Produced {
             name: "certificates.csv",
             about: "register of certificates, with the homes of their keys",
             content: tables::certificates(&made.account).into_bytes(),

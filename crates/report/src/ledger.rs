@@ -5,20 +5,25 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use sealwire_evidence::record::{Event, Gap, GapCause, Pod, Record, Window};
+use sealwire_evidence::record::{CertificateEvent, Event, Gap, GapCause, Pod, Record, Window};
 use time::{Duration, OffsetDateTime};
 
-use crate::account::{Account, GapAccount, LogAccount, LossReason, PodAccount};
+use crate::account::{Account, GapAccount, LogAccount, LossReason, PodAccount, add};
 use crate::expected::Expected;
 use crate::period::Period;
 
+mod attested;
+mod bytes;
 mod exceptions;
 mod flows;
 mod keys;
 mod lifetime;
+mod losses;
 mod refusals;
 mod sockets;
 
+use attested::Attested;
+use bytes::BytesLedger;
 use exceptions::Exceptions;
 use flows::Flows;
 use keys::Keys;
@@ -36,6 +41,7 @@ pub(crate) struct Ledger {
     expected: Option<Expected>,
     names: Names,
     logs: Vec<LogAccount>,
+    copies: u64,
     pods: BTreeMap<PodKey, PodLedger>,
     flows: Flows,
     exceptions: Exceptions,
@@ -52,8 +58,8 @@ const UNAVAILABLE: usize = 256;
 /// How long before the end a record may still wait for its signature.
 const SIGNING: Duration = Duration::minutes(5);
 
-/// Namespace, name and UID.
-type PodKey = (String, String, String);
+/// Number of the log, and namespace, name and UID: what two logs say of one pod is not one life.
+type PodKey = (usize, String, String, String);
 
 /// A pod, while its records come in.
 #[derive(Debug)]
@@ -63,6 +69,8 @@ struct PodLedger {
     number: u32,
     identities: BTreeSet<Arc<str>>,
     lifetime: Lifetime,
+    attested: Attested,
+    bytes: BytesLedger,
     /// Parts of a window that came so far.
     parts: Option<Parts>,
 }
@@ -74,8 +82,12 @@ struct Parts {
     /// The last that came; 0 when one is missing.
     part: u32,
     worst: Standing,
-    /// Whether there was a census of the sockets among them.
+    /// Whether there was a census among them.
+    census: bool,
+    /// Whether it lists the sockets.
     counted: bool,
+    /// Whether there were connections.
+    connected: bool,
     /// Whether nobody accounts for some of these.
     strange: bool,
 }
@@ -105,11 +117,15 @@ impl Parts {
             _ => Self {
                 part: u32::from(window.part == 1),
                 worst: standing,
+                census: false,
                 counted: false,
+                connected: false,
                 strange: false,
             },
         };
+        parts.connected |= !window.links.is_empty();
         if let Some(census) = &window.census {
+            parts.census = true;
             parts.counted |= sockets::listed(census);
             parts.strange |= unaccounted(census) > 0;
         }
@@ -144,6 +160,11 @@ impl Names {
             }
         }
     }
+
+    /// A text, if it was kept before.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<str>> {
+        self.0.get(name).cloned()
+    }
 }
 
 impl Ledger {
@@ -156,6 +177,7 @@ impl Ledger {
             expected,
             names: Names::default(),
             logs: Vec::new(),
+            copies: 0,
             pods: BTreeMap::new(),
             flows: Flows::default(),
             exceptions: Exceptions::default(),
@@ -167,9 +189,14 @@ impl Ledger {
         }
     }
 
-    /// A log whose records have come.
+    /// A log whose records have come; those that follow are the next one's.
     pub(crate) fn log(&mut self, log: LogAccount) {
         self.logs.push(log);
+    }
+
+    /// So many more copies of logs were given, which are not read.
+    pub(crate) fn copies(&mut self, copies: u64) {
+        self.copies = copies;
     }
 
     /// Whether what was recorded then should long be signed.
@@ -182,11 +209,7 @@ impl Ledger {
     pub(crate) fn add(&mut self, record: &Record, standing: Standing) {
         let at = record.time.get();
         let number = u32::try_from(self.pods.len()).unwrap_or(u32::MAX);
-        let key = (
-            record.pod.namespace.clone(),
-            record.pod.name.clone(),
-            record.pod.uid.clone(),
-        );
+        let key = self.key(&record.pod);
         // A pod that begins when the period is over is none of it.
         if at >= self.as_of && !self.pods.contains_key(&key) {
             return;
@@ -197,6 +220,8 @@ impl Ledger {
             number,
             identities: BTreeSet::new(),
             lifetime: Lifetime::new(span, at),
+            attested: Attested::new(span),
+            bytes: BytesLedger::default(),
             parts: None,
         });
         pod.lifetime.heard(at);
@@ -205,12 +230,16 @@ impl Ledger {
             .get(record.identity.as_deref().unwrap_or_default());
         let within = (span.0..span.1).contains(&at);
         let proven = standing == Standing::Proven;
-        if within && !identity.is_empty() {
+        // Whoever can write a file can write any name into it.
+        if within && proven && !identity.is_empty() {
             pod.identities.insert(identity.clone());
         }
         match &record.event {
             Event::Start(start) => {
-                pod.lifetime.start(at, start.window_seconds);
+                let window = proven.then_some(start.window_seconds);
+                pod.lifetime.start(at, window);
+                pod.attested.starts(at);
+                pod.bytes.starts();
                 self.exceptions
                     .declared(pod.number, &start.policy, at, span, &mut self.names);
             }
@@ -218,7 +247,10 @@ impl Ledger {
                 self.exceptions
                     .declared(pod.number, policy, at, span, &mut self.names);
             }
-            Event::Stop(stop) => pod.lifetime.stop(at, stop.cause),
+            Event::Stop(stop) if proven => {
+                pod.lifetime.stop(at, stop.cause);
+                pod.attested.stops(at);
+            }
             Event::Retention(retention) => {
                 pod.lifetime.lived_since(retention.from.get());
                 for certificate in retention.certificates.iter().filter(|_| proven) {
@@ -229,55 +261,70 @@ impl Ledger {
                     self.keys.known(custody, &mut self.names);
                 }
             }
-            Event::Custody(custody) if proven => {
-                // A key stays the same one when it was last spoken of before the period.
-                self.keys.known(custody, &mut self.names);
-                if within {
-                    self.keys.custody(custody, at, &identity, &mut self.names);
-                }
-            }
-            Event::Certificate(certificate) if proven && at < self.as_of => {
+            Event::Custody(custody) if proven && at < self.as_of => {
+                let key = self.keys.known(custody, &mut self.names);
+                pod.attested.custody(&key, custody, at);
                 self.keys
-                    .certificate(pod.number, certificate, Some(at), &mut self.names);
+                    .custody(custody, at, within, &identity, &mut self.names);
+            }
+            Event::Certificate(certificate) if at < self.as_of => {
+                if is_in_force(certificate.event) {
+                    let key = self.names.get(&certificate.public_key_sha256);
+                    pod.attested.uses(key, at);
+                }
+                if proven {
+                    self.keys
+                        .certificate(pod.number, certificate, Some(at), &mut self.names);
+                }
             }
             Event::Refusal(refusal) if within => {
                 self.refusals.example(refusal, &mut self.names);
             }
             Event::Gap(gap) => self.gap(&record.pod, gap),
             Event::Window(window) => self.window(&record.pod, &identity, window, standing),
-            Event::Custody(_) | Event::Certificate(_) | Event::Refusal(_) => {}
+            Event::Stop(_) | Event::Custody(_) | Event::Certificate(_) | Event::Refusal(_) => {}
         }
     }
 
     fn window(&mut self, pod: &Pod, identity: &Arc<str>, window: &Window, standing: Standing) {
-        let Some(pod) = self.pods.get_mut(&key(pod)) else {
+        let key = self.key(pod);
+        let Some(pod) = self.pods.get_mut(&key) else {
             return;
         };
         let so_far = Parts::with(pod.parts.take(), window, standing);
         let last = window.part >= window.parts;
+        let (from, ends) = (window.from.get(), window.to.get());
         if last {
-            pod.lifetime
-                .window(window.from.get(), window.to.get(), so_far.loss());
+            pod.lifetime.window(from, ends, so_far.loss());
+            pod.attested.window(from, ends, so_far.connected);
         } else {
             pod.parts = Some(so_far.clone());
         }
 
         // A window counts where it ends: its connections cannot be divided.
-        let ends = window.to.get();
-        if ends <= self.period.from() || ends > self.as_of {
+        let within = ends > self.period.from() && ends <= self.as_of;
+        let proven = standing == Standing::Proven;
+        pod.bytes.window(window, within && proven);
+        let number = pod.number;
+        if within {
+            if proven {
+                self.flows.window(identity, window, &mut self.names);
+            }
+            self.exceptions
+                .used(number, identity, &window.exceptions, &mut self.names);
+            self.refusals
+                .window(number, &window.refusals, &mut self.names);
+            match &window.census {
+                Some(census) => self.sockets.census(&pod.pod, census),
+                None if last && !so_far.census => self.sockets.without(),
+                None => {}
+            }
+        }
+        if last {
+            self.exceptions.window_ended(number, within);
+        }
+        if !within {
             return;
-        }
-        if standing == Standing::Proven {
-            self.flows.window(identity, window, &mut self.names);
-        }
-        self.exceptions
-            .used(pod.number, identity, &window.exceptions, &mut self.names);
-        self.refusals
-            .window(pod.number, &window.refusals, &mut self.names);
-        match &window.census {
-            Some(census) => self.sockets.census(&pod.pod, census),
-            None if last && !so_far.counted => self.sockets.without(),
-            None => {}
         }
         for missing in window.census.iter().flat_map(|census| &census.unavailable) {
             let known = (missing.what.clone(), missing.why.clone());
@@ -289,9 +336,12 @@ impl Ledger {
 
     fn gap(&mut self, pod: &Pod, gap: &Gap) {
         let (from, to) = (gap.from.get(), gap.to.get());
-        if let Some(pod) = self.pods.get_mut(&key(pod)) {
+        let key = self.key(pod);
+        if let Some(pod) = self.pods.get_mut(&key) {
             pod.lifetime.gap(from, to, gap.cause, gap.lost);
         }
+        // A clock that was set back leaves a gap that ends before it begins.
+        let (from, to) = (from.min(to), from.max(to));
         let (from, to) = (from.max(self.period.from()), to.min(self.as_of));
         if from > to || to <= self.period.from() {
             return;
@@ -299,17 +349,28 @@ impl Ledger {
         let sum = self.gaps.entry(gap.cause).or_default();
         sum.count += 1;
         sum.time += to - from;
-        sum.lost += gap.lost.unwrap_or(0);
+        add(&mut sum.lost, gap.lost.unwrap_or(0));
         if sum.example.is_empty() {
             sum.example.clone_from(&gap.detail);
         }
+    }
+
+    /// Of a pod in the log whose records come now.
+    fn key(&self, pod: &Pod) -> PodKey {
+        let log = self.logs.len();
+        (
+            log,
+            pod.namespace.clone(),
+            pod.name.clone(),
+            pod.uid.clone(),
+        )
     }
 
     /// Everything has come.
     pub(crate) fn finish(self) -> Account {
         let mut heard: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut pods: Vec<PodAccount> = Vec::new();
-        for ((namespace, name, uid), pod) in self.pods {
+        for ((_, namespace, name, uid), pod) in self.pods {
             let (listed, ended) = match &self.expected {
                 None => (None, None),
                 Some(list) => (
@@ -323,6 +384,8 @@ impl Ledger {
                     pod: pod.pod,
                     identities: pod.identities,
                     listed,
+                    custody: pod.attested.finish(),
+                    bytes: pod.bytes.finish(),
                     ..account
                 });
             }
@@ -346,10 +409,12 @@ impl Ledger {
         });
         let flows = self.flows.finish();
         let keys = self.keys.finish(self.period, self.as_of, &flows.serials);
+        let (exceptions, exceptions_unlisted) = self.exceptions.finish();
         Account {
             period: self.period,
             as_of: self.as_of,
             logs: self.logs,
+            copies: self.copies,
             pods,
             listed: self.expected.as_ref().map(Expected::len),
             missing,
@@ -357,11 +422,13 @@ impl Ledger {
             flows: flows.rows,
             aggregated: flows.aggregated,
             merged: flows.merged,
-            exceptions: self.exceptions.finish(),
+            exceptions,
+            exceptions_unlisted,
             keys: keys.keys,
             keys_unknown: keys.keys_unknown,
             certificates: keys.certificates,
             certificates_unknown: keys.certificates_unknown,
+            names_left_out: flows.left_out,
             refusals: self.refusals.finish(),
             sockets: self.sockets.finish(),
             gaps: self.gaps,
@@ -370,6 +437,7 @@ impl Ledger {
     }
 }
 
-fn key(pod: &Pod) -> PodKey {
-    (pod.namespace.clone(), pod.name.clone(), pod.uid.clone())
+/// Whether from now on it is the one that is presented.
+fn is_in_force(event: CertificateEvent) -> bool {
+    matches!(event, CertificateEvent::Issued | CertificateEvent::Renewed)
 }

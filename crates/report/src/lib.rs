@@ -24,17 +24,17 @@ mod made;
 mod oscal;
 mod page;
 mod period;
+mod reading;
 mod tables;
 mod words;
 
 use std::path::{Path, PathBuf};
 
-use sealwire_evidence::{Expect, Log, LogVerdict, Trust, verify};
+use sealwire_evidence::Trust;
 use sealwire_keys::PrivateKey;
 use time::OffsetDateTime;
 
-use account::LogAccount;
-use ledger::{Ledger, Standing};
+use ledger::Ledger;
 use made::Made;
 
 pub use error::ReportError;
@@ -42,6 +42,7 @@ pub use expected::{Expected, ExpectedError};
 pub use export::{Format, UnknownFormat, export, export_columns};
 pub use framework::{Framework, UnknownFramework};
 pub use period::{Period, PeriodError};
+pub use words::visible;
 
 /// What a report is to be about.
 #[derive(Clone, Debug)]
@@ -84,9 +85,6 @@ pub enum Progress<'a> {
 #[derive(Debug)]
 pub struct Report(Made);
 
-/// Findings that are told of a log.
-const FINDINGS: usize = 20;
-
 /// Makes a report of logs, after verifying them against `trust`. A log that cannot be read, or that
 /// something is wrong with, is no error: the report says so, and its answer is no.
 ///
@@ -98,30 +96,20 @@ pub fn report(
     options: Options,
     progress: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<Report, ReportError> {
-    let verdict = verify(logs, trust, &Expect::default(), &|at| {
-        progress(Progress::Verifying {
-            log: at.log,
-            records: at.records,
-            of: at.of,
-        });
-    });
     let mut ledger = Ledger::new(options.period, options.as_of, options.expected);
-    for (place, verdict) in verdict.logs.iter().enumerate() {
-        progress(Progress::Reading {
-            log: &verdict.directory,
-            number: place + 1,
-            of: logs.len(),
-        });
-        let account = read(&mut ledger, verdict);
-        ledger.log(account);
-    }
+    reading::read(&mut ledger, logs, trust, progress);
     Ok(Report(Made::of(ledger.finish(), options.frameworks)?))
 }
 
 impl Report {
-    /// Whether the answer is yes, and every clause that was asked for is satisfied.
-    pub fn satisfied(&self) -> bool {
+    /// Whether the answer is yes: to the question on the page's first screen.
+    pub fn is_yes(&self) -> bool {
         self.0.answer.yes()
+    }
+
+    /// Whether it is, and every clause that was asked for is satisfied.
+    pub fn satisfied(&self) -> bool {
+        self.is_yes()
             && self
                 .0
                 .judged
@@ -167,74 +155,4 @@ impl Report {
     ) -> Result<Vec<PathBuf>, ReportError> {
         files::write(directory, &files::produce(&self.0, signer)?)
     }
-}
-
-/// Reads a log's records into the ledger, each for what verification says it is worth.
-fn read(ledger: &mut Ledger, verdict: &LogVerdict) -> LogAccount {
-    let name = verdict.directory.display().to_string();
-    let mut account = LogAccount {
-        origin: verdict.origin.clone().unwrap_or_else(|| name.clone()),
-        name,
-        size: verdict.signed,
-        root: String::new(),
-        checkpoints: verdict.checkpoints,
-        findings: verdict
-            .wrong()
-            .take(FINDINGS)
-            .map(ToString::to_string)
-            .collect(),
-        findings_more: u64::try_from(verdict.wrong().count().saturating_sub(FINDINGS))
-            .unwrap_or(u64::MAX),
-        unsigned: 0,
-    };
-    // From the first fault on nothing counts; a fault that is nowhere in particular is everywhere.
-    let doubtful_from = verdict
-        .wrong()
-        .map(|finding| finding.place.index.unwrap_or(0))
-        .min()
-        .or((!verdict.is_good()).then_some(0));
-    // What cannot be read has been found by verification; the first such place ends the reading.
-    let mut fail = |error: &dyn std::fmt::Display| {
-        if verdict.is_good() {
-            account.findings.push(error.to_string());
-        }
-    };
-    let log = match Log::open(&verdict.directory) {
-        Ok(log) => log,
-        Err(error) => {
-            fail(&error);
-            return account;
-        }
-    };
-    let records = match log.records() {
-        Ok(records) => records,
-        Err(error) => {
-            fail(&error);
-            return account;
-        }
-    };
-    for entry in records {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                fail(&error);
-                break;
-            }
-        };
-        let standing = if doubtful_from.is_some_and(|from| entry.index >= from) {
-            Standing::Doubtful
-        } else if entry.signed && entry.index < verdict.signed {
-            Standing::Proven
-        } else {
-            Standing::Unsigned
-        };
-        ledger.add(&entry.record, standing);
-        if standing == Standing::Unsigned && ledger.is_due(entry.record.time.get()) {
-            account.unsigned += 1;
-        }
-    }
-    if let Some(checkpoint) = log.checkpoint() {
-        account.root = checkpoint.root.to_string();
-    }
-    account
 }

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::files::Produced;
 use crate::made::Made;
+use crate::words::visible;
 
+mod bytes;
 mod controls;
 mod custody;
 mod exceptions;
@@ -50,6 +52,11 @@ pub(crate) fn page(made: &Made, others: &[Produced]) -> String {
             body: links::links(&made.account),
         },
         Section {
+            id: "bytes",
+            title: "What the kernel counted",
+            body: bytes::bytes(&made.account),
+        },
+        Section {
             id: "exceptions",
             title: "Exceptions",
             body: exceptions::exceptions(&made.account),
@@ -79,7 +86,7 @@ pub(crate) fn page(made: &Made, others: &[Produced]) -> String {
     let digest = BASE64.encode(Sha256::digest(STYLE.as_bytes()));
     let policy = format!("default-src 'none'; style-src 'sha256-{digest}'");
     let title = format!("Was every connection sealed? {}", made.period_in_words());
-    html! {
+    let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
@@ -109,5 +116,7 @@ pub(crate) fn page(made: &Made, others: &[Produced]) -> String {
             }
         }
     }
-    .into_string()
+    .into_string();
+    // Whatever stands in it, names of strangers among that, is seen as it is.
+    visible(&page).into_owned()
 }

@@ -1,6 +1,7 @@
-//! The CSV files, for spreadsheets: RFC 4180, with a header, in UTF-8. A cell that a spreadsheet
-//! would take for a formula is made text, since parts of the records come from strangers.
+//! The CSV files, for spreadsheets: RFC 4180, with a header, in UTF-8. What a spreadsheet would take
+//! for a formula is made text, since parts of the records come from strangers.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use sealwire_evidence::record::{Direction, StopCause};
@@ -8,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::account::{Account, KeyAccount};
+use crate::words::visible;
 
 /// `links.csv`: connections by their ends and their cryptography, as one side recorded them.
 pub(crate) fn links(account: &Account) -> String {
@@ -68,6 +70,8 @@ pub(crate) fn coverage(account: &Account) -> String {
         "longest_lost_from",
         "longest_lost_to",
         "longest_lost_because",
+        "key_in_use_seconds",
+        "key_on_record_seconds",
         "windows",
         "runs",
         "stopped",
@@ -89,6 +93,8 @@ pub(crate) fn coverage(account: &Account) -> String {
             &longest.map(|loss| written(loss.from)).unwrap_or_default(),
             &longest.map(|loss| written(loss.to)).unwrap_or_default(),
             longest.map(|loss| loss.why.words()).unwrap_or_default(),
+            &format!("{:.3}", pod.custody.needed.as_seconds_f64()),
+            &format!("{:.3}", pod.custody.attested.as_seconds_f64()),
             &pod.windows.to_string(),
             &pod.boots.to_string(),
             &pod.stopped.map(|(at, _)| written(at)).unwrap_or_default(),
@@ -104,12 +110,52 @@ pub(crate) fn coverage(account: &Account) -> String {
     }
     for missing in &account.missing {
         let (namespace, name) = missing.split_once('/').unwrap_or(("", missing));
-        let mut cells = [""; 16];
+        let mut cells = [""; 18];
         cells[0] = namespace;
         cells[1] = name;
         cells[10] = "there is no log";
-        cells[15] = "yes";
+        cells[17] = "yes";
         table.row(&cells);
+    }
+    table.text
+}
+
+/// `bytes.csv`: what the kernel counted on the pods' interfaces, against what their sidecars moved.
+pub(crate) fn bytes(account: &Account) -> String {
+    let mut table = Table::new(&[
+        "namespace",
+        "pod",
+        "uid",
+        "windows",
+        "windows_without_counters",
+        "kernel_sent",
+        "kernel_received",
+        "moved_sent",
+        "moved_received",
+        "moved_sent_by_exceptions",
+        "moved_received_by_exceptions",
+        "explained_besides_at_most",
+        "sent_unexplained",
+        "sent_missing",
+    ]);
+    for pod in &account.pods {
+        let own = &pod.bytes;
+        table.row(&[
+            &pod.pod.namespace,
+            &pod.pod.name,
+            &pod.pod.uid,
+            &own.windows.to_string(),
+            &own.left_out.to_string(),
+            &own.counted.sent.to_string(),
+            &own.counted.received.to_string(),
+            &own.moved.sent.to_string(),
+            &own.moved.received.to_string(),
+            &own.excepted.sent.to_string(),
+            &own.excepted.received.to_string(),
+            &own.overhead.to_string(),
+            &own.unexplained.to_string(),
+            &own.missing.to_string(),
+        ]);
     }
     table.text
 }
@@ -133,11 +179,13 @@ pub(crate) fn certificates(account: &Account) -> String {
         "key_home",
         "key_cannot_leave_by_its_homes_claim",
     ]);
+    let keys: HashMap<&str, &KeyAccount> = account
+        .keys
+        .iter()
+        .map(|key| (key.public_key_sha256.as_ref(), key))
+        .collect();
     for certificate in &account.certificates {
-        let key = account
-            .keys
-            .iter()
-            .find(|key| key.public_key_sha256 == certificate.public_key_sha256);
+        let key = keys.get(certificate.public_key_sha256.as_ref()).copied();
         table.row(&[
             &certificate.spiffe_id,
             &certificate.serial,
@@ -177,6 +225,7 @@ pub(crate) fn exceptions(account: &Account) -> String {
         "pods",
         "connections",
         "connections_after_its_end",
+        "bytes_after_its_end",
         "bytes_sent",
         "bytes_received",
         "first_used",
@@ -201,6 +250,7 @@ pub(crate) fn exceptions(account: &Account) -> String {
             &exception.pods.to_string(),
             &exception.connections.to_string(),
             &exception.late.to_string(),
+            &exception.late_bytes.to_string(),
             &exception.bytes.sent.to_string(),
             &exception.bytes.received.to_string(),
             &exception
@@ -263,16 +313,34 @@ impl Table {
     }
 
     fn cell(&mut self, cell: &str) {
-        let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
-        let plain = !formula && !cell.contains(['"', ',', '\n', '\r']);
-        if plain {
-            self.text.push_str(cell);
-            return;
+        let text = guarded(&visible(cell));
+        if text.contains(['"', ',', ';', '\n', '\r', '\t']) || text.starts_with('\'') {
+            // Writing to a string cannot fail.
+            let _ = write!(self.text, "\"{}\"", text.replace('"', "\"\""));
+        } else {
+            self.text.push_str(&text);
         }
-        let guard = if formula { "'" } else { "" };
-        // Writing to a string cannot fail.
-        let _ = write!(self.text, "\"{guard}{}\"", cell.replace('"', "\"\""));
     }
+}
+
+/// An apostrophe before whatever a spreadsheet would begin to reckon with: at the begin of a cell, and
+/// after what is the end of a cell where the comma is not.
+fn guarded(cell: &str) -> String {
+    let mut guarded = String::with_capacity(cell.len());
+    let mut begins = true;
+    for letter in cell.chars() {
+        // Full-width forms count as well.
+        if begins && matches!(letter, '=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠') {
+            guarded.push('\'');
+        }
+        begins = match letter {
+            ';' | '\t' | '\n' => true,
+            ' ' | '"' => begins,
+            _ => false,
+        };
+        guarded.push(letter);
+    }
+    guarded
 }
 
 #[cfg(test)]
@@ -288,5 +356,14 @@ mod tests {
             table.text,
             "a,b\r\nplain,\"with, comma and \"\"quotes\"\"\"\r\n\"'=HYPERLINK(\"\"x\"\")\",\"'-1\"\r\n"
         );
+    }
+
+    #[test]
+    fn no_formula_begins_within_a_cell_where_another_program_would_end_it() {
+        assert_eq!(guarded("a;=1"), "a;'=1");
+        assert_eq!(guarded("a\n \"=1"), "a\n \"'=1");
+        assert_eq!(guarded(" =1"), " '=1");
+        assert_eq!(guarded("＝1"), "'＝1");
+        assert_eq!(guarded("2026-11-25T00:00:00Z"), "2026-11-25T00:00:00Z");
     }
 }

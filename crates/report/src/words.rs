@@ -1,6 +1,8 @@
 //! Figures as people read them. They are rounded so that they never claim more: shares downwards,
 //! and "100 %" only where nothing is missing.
 
+use std::borrow::Cow;
+
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime};
@@ -111,6 +113,32 @@ pub(crate) fn identity(id: &str) -> String {
     }
 }
 
+/// Text that may come from strangers, for a screen or a page: what is not seen there, and changes how
+/// the rest is read or what a terminal does, stands as `\u{…}`.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(unseen) {
+        return Cow::Borrowed(text);
+    }
+    let mut visible = String::with_capacity(text.len() + 8);
+    for letter in text.chars() {
+        if unseen(letter) {
+            visible.extend(letter.escape_unicode());
+        } else {
+            visible.push(letter);
+        }
+    }
+    Cow::Owned(visible)
+}
+
+/// Controls but for line breaks and tabs, and what turns the direction of writing.
+fn unseen(letter: char) -> bool {
+    letter.is_control() && letter != '\n' && letter != '\t'
+        || matches!(
+            letter,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+        )
+}
+
 fn written(time: OffsetDateTime, form: &[BorrowedFormatItem<'_>]) -> String {
     // These forms cannot fail for a whole date and time.
     time.to_offset(time::UtcOffset::UTC)
@@ -159,6 +187,16 @@ mod tests {
         assert_eq!(duration(Duration::seconds(150)), "2 min 30 s");
         assert_eq!(duration(Duration::hours(2)), "2 h");
         assert_eq!(duration(Duration::hours(49)), "2 days 1 h");
+    }
+
+    #[test]
+    fn what_would_move_a_terminal_or_turn_a_line_around_is_shown_instead() {
+        assert_eq!(
+            visible("shop/web → api,\tnew\nline"),
+            "shop/web → api,\tnew\nline"
+        );
+        assert_eq!(visible("a\u{1b}[2Jb\u{9b}\r"), "a\\u{1b}[2Jb\\u{9b}\\u{d}");
+        assert_eq!(visible("exe.\u{202e}fdp"), "exe.\\u{202e}fdp");
     }
 
     #[test]

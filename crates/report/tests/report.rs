@@ -8,6 +8,8 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "report/claims.rs"]
+mod claims;
 #[path = "shared/days.rs"]
 #[allow(dead_code, reason = "each of its users needs a part of it")]
 mod days;
@@ -517,7 +519,7 @@ fn the_same_logs_give_the_same_files() {
         files
     };
     let first = contents();
-    assert_eq!(first.len(), 7, "{first:?}");
+    assert_eq!(first.len(), 8, "{first:?}");
     assert_eq!(first, contents());
 }
 

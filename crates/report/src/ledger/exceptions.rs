@@ -7,7 +7,7 @@ use sealwire_evidence::record::{Bytes, DeclaredException, ExceptionUse, Policy};
 use time::OffsetDateTime;
 
 use super::Names;
-use crate::account::{ExceptionAccount, ExceptionKey};
+use crate::account::{ExceptionAccount, ExceptionKey, add};
 
 /// Declarations told apart at most.
 const MOST: usize = 20_000;
@@ -18,9 +18,22 @@ const MOST_NOTES: usize = 64;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Exceptions {
-    /// What is in force in a pod, by its number and the rule's name.
-    in_force: HashMap<(u32, Arc<str>), ExceptionKey>,
+    /// What is in force in a pod, by its number.
+    in_force: HashMap<u32, InForce>,
     all: BTreeMap<ExceptionKey, (ExceptionAccount, BTreeSet<u32>)>,
+    /// Declared ones that found no room, in the records or here.
+    unlisted: u64,
+}
+
+/// What a pod's policy declares, by the rules' names.
+#[derive(Debug, Default)]
+struct InForce {
+    now: HashMap<Arc<str>, ExceptionKey>,
+    /// What was in force before within the window that is still open: what passed by it then is
+    /// told at that window's end.
+    before: HashMap<Arc<str>, ExceptionKey>,
+    /// How many more are declared than are listed.
+    more: u64,
 }
 
 impl Exceptions {
@@ -30,18 +43,38 @@ impl Exceptions {
         pod: u32,
         policy: &Policy,
         at: OffsetDateTime,
-        (_, to): (OffsetDateTime, OffsetDateTime),
+        (from, to): (OffsetDateTime, OffsetDateTime),
         names: &mut Names,
     ) {
-        self.in_force.retain(|(of, _), _| *of != pod);
-        for declared in &policy.exceptions {
-            let key = key(declared, names);
-            let rule = names.get(&declared.rule);
-            self.in_force.insert((pod, rule), key.clone());
-            if at < to {
-                self.account(key, pod);
-            }
+        let mut in_force = self.in_force.remove(&pod).unwrap_or_default();
+        // What is replaced before the period begins was never in force in it.
+        if at > from {
+            self.were_in_force(pod, &in_force);
         }
+        in_force.before.extend(in_force.now.drain());
+        in_force.more = policy.exceptions_more;
+        for declared in &policy.exceptions {
+            in_force
+                .now
+                .insert(names.get(&declared.rule), key(declared, names));
+        }
+        if (from..to).contains(&at) {
+            self.were_in_force(pod, &in_force);
+        }
+        self.in_force.insert(pod, in_force);
+    }
+
+    /// A window of a pod has ended, and all of it has come. `within` says that it is one of the
+    /// period.
+    pub(crate) fn window_ended(&mut self, pod: u32, within: bool) {
+        let Some(mut in_force) = self.in_force.remove(&pod) else {
+            return;
+        };
+        in_force.before.clear();
+        if within {
+            self.were_in_force(pod, &in_force);
+        }
+        self.in_force.insert(pod, in_force);
     }
 
     /// Connections of a window that passed by exceptions.
@@ -53,26 +86,23 @@ impl Exceptions {
         names: &mut Names,
     ) {
         for used in uses {
-            let rule = names.get(&used.rule);
-            let key = self
-                .in_force
-                .get(&(pod, rule.clone()))
-                .cloned()
-                .unwrap_or_else(|| undeclared(rule, names));
+            let key = self.key_of(pod, used, names);
             let expires = key.expires;
             let Some(account) = self.account(key, pod) else {
                 continue;
             };
-            account.connections += used.connections;
-            account.bytes.sent += used.bytes.sent;
-            account.bytes.received += used.bytes.received;
+            let moved = used.bytes.sent.saturating_add(used.bytes.received);
+            add(&mut account.connections, used.connections);
+            add(&mut account.bytes.sent, used.bytes.sent);
+            add(&mut account.bytes.received, used.bytes.received);
             let (first, last) = (used.first.get(), used.last.get());
             account.used = Some(match account.used {
                 Some((begin, end)) => (begin.min(first), end.max(last)),
                 None => (first, last),
             });
             if expires.is_none_or(|expires| last >= expires) {
-                account.late += used.connections;
+                add(&mut account.late, used.connections);
+                add(&mut account.late_bytes, moved);
             }
             if let Some(tls) = &used.observed_tls
                 && account.observed_tls.len() < MOST_NOTES
@@ -81,22 +111,49 @@ impl Exceptions {
             }
             if account.by_identity.len() < MOST_NOTES || account.by_identity.contains_key(identity)
             {
-                *account.by_identity.entry(identity.clone()).or_default() += used.connections;
+                let connections = account.by_identity.entry(identity.clone()).or_default();
+                add(connections, used.connections);
             }
         }
     }
 
-    /// Everything has come: those that end first, first.
-    pub(crate) fn finish(self) -> Vec<ExceptionAccount> {
+    /// Everything has come: those that end first, first, and how many more were declared.
+    pub(crate) fn finish(self) -> (Vec<ExceptionAccount>, u64) {
         let accounts = self.all.into_values().map(|(account, pods)| {
             let pods = u64::try_from(pods.len()).unwrap_or(u64::MAX);
             ExceptionAccount { pods, ..account }
         });
-        accounts.collect()
+        (accounts.collect(), self.unlisted)
+    }
+
+    /// By which declared exception something passed.
+    fn key_of(&self, pod: u32, used: &ExceptionUse, names: &mut Names) -> ExceptionKey {
+        let rule = names.get(&used.rule);
+        let in_force = self.in_force.get(&pod);
+        let declared =
+            in_force.and_then(|all| all.now.get(&rule).or_else(|| all.before.get(&rule)));
+        match declared {
+            Some(key) => key.clone(),
+            None => undeclared(rule, names),
+        }
+    }
+
+    fn were_in_force(&mut self, pod: u32, in_force: &InForce) {
+        for key in in_force.now.values() {
+            let known = self
+                .all
+                .get(key)
+                .is_some_and(|(_, pods)| pods.contains(&pod));
+            if !known {
+                self.account(key.clone(), pod);
+            }
+        }
+        self.unlisted = self.unlisted.max(in_force.more);
     }
 
     fn account(&mut self, key: ExceptionKey, pod: u32) -> Option<&mut ExceptionAccount> {
         if self.all.len() >= MOST && !self.all.contains_key(&key) {
+            add(&mut self.unlisted, 1);
             return None;
         }
         let (account, pods) = self.all.entry(key.clone()).or_insert_with(|| {
@@ -107,6 +164,7 @@ impl Exceptions {
                 bytes: Bytes::default(),
                 used: None,
                 late: 0,
+                late_bytes: 0,
                 observed_tls: BTreeSet::new(),
                 by_identity: BTreeMap::new(),
             };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sealwire_evidence::record::{Bytes, Direction, LinkGroup, Window};
 
 use super::Names;
-use crate::account::{FlowAccount, FlowKey};
+use crate::account::{FlowAccount, FlowKey, add, total};
 
 /// Rows kept at most. Beyond that, destinations are no longer told apart.
 const MOST: usize = 200_000;
@@ -22,6 +22,8 @@ pub(crate) struct Flows {
     merged: u64,
     peers: BTreeSet<Arc<str>>,
     serials: BTreeSet<Arc<str>>,
+    /// Whether a peer or a serial number found no room.
+    left_out: bool,
 }
 
 /// What they come to.
@@ -36,14 +38,21 @@ pub(crate) struct FlowsTotal {
     pub(crate) peers: BTreeSet<Arc<str>>,
     /// Certificates that pods here used.
     pub(crate) serials: BTreeSet<Arc<str>>,
+    /// Whether there were more of either than are kept.
+    pub(crate) left_out: bool,
 }
 
 impl Flows {
     /// A window's connections.
     pub(crate) fn window(&mut self, identity: &Arc<str>, window: &Window, names: &mut Names) {
         if let Some(coarse) = &window.aggregated {
-            self.aggregated +=
-                coarse.without_destination + coarse.without_peer + coarse.without_address;
+            for events in [
+                coarse.without_destination,
+                coarse.without_peer,
+                coarse.without_address,
+            ] {
+                add(&mut self.aggregated, events);
+            }
         }
         for group in &window.links {
             self.add(identity, group, names);
@@ -53,31 +62,34 @@ impl Flows {
     fn add(&mut self, identity: &Arc<str>, group: &LinkGroup, names: &mut Names) {
         let flow = &group.flow;
         let peer = flow.peer.as_deref().map(|peer| names.get(peer));
-        if let Some(peer) = &peer
-            && self.peers.len() < MOST_NAMES
-        {
-            self.peers.insert(peer.clone());
+        if let Some(peer) = &peer {
+            self.left_out |= !kept(&mut self.peers, peer.clone());
         }
-        if self.serials.len() < MOST_NAMES {
-            self.serials.insert(names.get(&flow.serial));
-        }
+        self.left_out |= !kept(&mut self.serials, names.get(&flow.serial));
         // What came in went to this pod's own address, which is one of many of the same workload.
         let destination = match flow.direction {
             Direction::Inbound => flow.destination.map(|to| format!(":{}", to.port())),
             Direction::Outbound => flow.destination.map(|to| to.to_string()),
         };
+        let full = self.rows.len() >= MOST;
+        let destination = destination.and_then(|to| match full {
+            // A name that is not known yet would be one more to keep.
+            true => names.known(&to),
+            false => Some(names.get(&to)),
+        });
         let mut key = FlowKey {
             identity: identity.clone(),
             direction: flow.direction,
             peer,
-            destination: destination.map(|to| names.get(&to)),
+            destination,
             version: names.get(&flow.version),
-            suite: names.get(&flow.suite),
+            // What rustls calls TLS13_…, and this did once, is TLS_… to IANA.
+            suite: names.get(&flow.suite.replacen("TLS13_", "TLS_", 1)),
             group: names.get(&flow.group),
         };
-        if self.rows.len() >= MOST && !self.rows.contains_key(&key) {
+        if full && !self.rows.contains_key(&key) {
             key.destination = None;
-            self.merged += group.opened;
+            add(&mut self.merged, group.opened);
         }
         let (first, last) = (group.first.get(), group.last.get());
         let row = self.rows.entry(key.clone()).or_insert_with(|| FlowAccount {
@@ -90,14 +102,14 @@ impl Flows {
             first,
             last,
         });
-        row.opened += group.opened;
+        add(&mut row.opened, group.opened);
         if flow.resumed {
-            row.resumed += group.opened;
+            add(&mut row.resumed, group.opened);
         }
-        row.closed += group.closed;
-        row.failed += group.failures.values().sum::<u64>();
-        row.bytes.sent += group.bytes.sent;
-        row.bytes.received += group.bytes.received;
+        add(&mut row.closed, group.closed);
+        add(&mut row.failed, total(group.failures.values().copied()));
+        add(&mut row.bytes.sent, group.bytes.sent);
+        add(&mut row.bytes.received, group.bytes.received);
         row.first = row.first.min(first);
         row.last = row.last.max(last);
     }
@@ -112,6 +124,16 @@ impl Flows {
             merged: self.merged,
             peers: self.peers,
             serials: self.serials,
+            left_out: self.left_out,
         }
     }
+}
+
+/// Adds a name, and says whether it is there now.
+fn kept(names: &mut BTreeSet<Arc<str>>, name: Arc<str>) -> bool {
+    if names.len() < MOST_NAMES {
+        names.insert(name);
+        return true;
+    }
+    names.contains(&name)
 }

@@ -7,12 +7,13 @@ use sealwire_evidence::record::{Certificate, CertificateEvent, Custody};
 use time::OffsetDateTime;
 
 use super::Names;
-use crate::account::{CertificateAccount, Claims, KeyAccount};
+use crate::account::{CertificateAccount, Claims, Home, KeyAccount};
 use crate::period::Period;
 
 /// See the module. Grows with certificates: their lifetimes bound it.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
+    /// By the SHA-256 of their public halves.
     keys: BTreeMap<Arc<str>, KeyAccount>,
     /// Keys that some custody record speaks of, at whatever time.
     known: BTreeSet<Arc<str>>,
@@ -32,46 +33,63 @@ pub(crate) struct KeysTotal {
 }
 
 impl Keys {
-    /// Somebody spoke of a key, in the period or before.
-    pub(crate) fn known(&mut self, custody: &Custody, names: &mut Names) {
-        self.known.insert(names.get(&custody.public_key_sha256));
+    /// Somebody spoke of a key, in the period or before. Gives its name.
+    pub(crate) fn known(&mut self, custody: &Custody, names: &mut Names) -> Arc<str> {
+        let key = names.get(&custody.public_key_sha256);
+        self.known.insert(key.clone());
+        key
     }
 
-    /// A custody record of the period.
+    /// A custody record, of the period or from before it: what a home said last before counts for
+    /// the period as well.
     pub(crate) fn custody(
         &mut self,
         custody: &Custody,
         at: OffsetDateTime,
+        within: bool,
         identity: &Arc<str>,
         names: &mut Names,
     ) {
-        let proven = custody.check().is_ok();
-        let claims = Claims {
-            sensitive: custody.sensitive,
-            always_sensitive: custody.always_sensitive,
-            extractable: custody.extractable,
-            never_extractable: custody.never_extractable,
-            local: custody.local,
-        };
+        let claims = Claims::of(custody);
         let sha256 = names.get(&custody.public_key_sha256);
-        let key = self
-            .keys
-            .entry(sha256.clone())
-            .or_insert_with(|| KeyAccount {
-                public_key_sha256: sha256,
-                reference: custody.reference.clone(),
-                provider: custody.provider.clone(),
-                algorithm: custody.algorithm.clone(),
-                token: custody.token.clone(),
-                transit: custody.transit.clone(),
-                claims,
-                identities: BTreeSet::new(),
-                proofs: 0,
-                proofs_failed: 0,
-                attestations: 0,
-                first: at,
-                last: at,
-            });
+        let new = || KeyAccount {
+            public_key_sha256: sha256.clone(),
+            reference: custody.reference.clone(),
+            provider: custody.provider.clone(),
+            algorithm: custody.algorithm.clone(),
+            token: custody.token.clone(),
+            transit: custody.transit.clone(),
+            claims,
+            identities: BTreeSet::new(),
+            proofs: 0,
+            proofs_failed: 0,
+            attestations: 0,
+            first: at,
+            last: at,
+        };
+        let key = self.keys.entry(sha256.clone()).or_insert_with(new);
+        if !within {
+            if at >= key.last && key.proofs + key.proofs_failed == 0 {
+                let identities = std::mem::take(&mut key.identities);
+                *key = KeyAccount {
+                    identities,
+                    ..new()
+                };
+            }
+            if !identity.is_empty() {
+                key.identities.insert(identity.clone());
+            }
+            return;
+        }
+        // The same key in two homes is as safe as in the weaker one.
+        if Home::stated(custody) < key.home() {
+            key.provider.clone_from(&custody.provider);
+            key.reference.clone_from(&custody.reference);
+            key.token.clone_from(&custody.token);
+            if key.transit.is_none() || custody.transit.is_none() {
+                key.transit.clone_from(&custody.transit);
+            }
+        }
         key.claims = key.claims.worst(claims);
         if let (Some(known), Some(now)) = (&mut key.transit, &custody.transit) {
             known.exportable |= now.exportable;
@@ -81,7 +99,7 @@ impl Keys {
         if !identity.is_empty() {
             key.identities.insert(identity.clone());
         }
-        if proven {
+        if custody.check().is_ok() {
             key.proofs += 1;
         } else {
             key.proofs_failed += 1;
@@ -155,13 +173,21 @@ impl Keys {
                 valid || used.contains(&certificate.serial)
             })
             .collect();
-        let keys_unknown = certificates
+        let certified: BTreeSet<Arc<str>> = certificates
             .iter()
             .map(|certificate| certificate.public_key_sha256.clone())
-            .filter(|key| !self.known.contains(key))
             .collect();
+        let keys_unknown = certified
+            .iter()
+            .filter(|key| !self.known.contains(*key))
+            .cloned()
+            .collect();
+        let keys = self.keys.into_values().filter(|key| {
+            let spoken_of = key.proofs + key.proofs_failed > 0;
+            spoken_of || certified.contains(&key.public_key_sha256)
+        });
         KeysTotal {
-            keys: self.keys.into_values().collect(),
+            keys: keys.collect(),
             keys_unknown,
             certificates,
             certificates_unknown,

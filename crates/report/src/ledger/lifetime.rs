@@ -1,13 +1,14 @@
 //! A pod's time: when it lived, and which of that is accounted for. Windows come in order and
 //! count once, however they overlap; what no window speaks of is lost, and so is a window that
-//! something speaks against.
+//! something speaks against, or that is far longer than windows are meant to be.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use sealwire_evidence::record::{GapCause, Pod, StopCause};
 use time::{Duration, OffsetDateTime};
 
-use crate::account::{Loss, LossReason, PodAccount, SLOTS, Slot};
+use super::losses::Losses;
+use crate::account::{BytesAccount, CustodyAccount, LossReason, PodAccount, SLOTS, Slot};
 
 /// Windows that wait for a gap record, which may come after them and speak against them.
 const WAITING: usize = 16;
@@ -15,8 +16,12 @@ const WAITING: usize = 16;
 /// Gaps remembered as reasons for holes.
 const GAPS: usize = 8;
 
-/// The longest losses that are kept one by one.
-const LOSSES: usize = 16;
+/// The longest that the sidecar lets windows be made.
+const LONGEST: Duration = Duration::HOUR;
+
+/// How much longer than twice what it is meant to be a window may be on a busy machine. Beyond it
+/// the clock jumped, or everything stood still: one census at its end does not speak for that.
+const LATE: Duration = Duration::seconds(30);
 
 /// Between the last window and the stop record.
 const STOPPING: Duration = Duration::seconds(1);
@@ -39,10 +44,7 @@ pub(crate) struct Lifetime {
     stopped: Option<(OffsetDateTime, StopCause)>,
     alive: Duration,
     accounted: Duration,
-    /// The loss that may still grow.
-    losing: Option<Loss>,
-    losses: Vec<Loss>,
-    losses_count: u64,
+    losses: Losses,
     slots: Box<[Slot; SLOTS]>,
     boots: u64,
     windows: u64,
@@ -70,24 +72,26 @@ impl Lifetime {
             stopped: None,
             alive: Duration::ZERO,
             accounted: Duration::ZERO,
-            losing: None,
-            losses: Vec::new(),
-            losses_count: 0,
+            losses: Losses::default(),
             slots: Box::new([Slot::default(); SLOTS]),
             boots: 0,
             windows: 0,
         }
     }
 
-    /// Its records say so.
-    pub(crate) fn start(&mut self, at: OffsetDateTime, window_seconds: u64) {
+    /// A run begins, whose windows are meant to be so long, where its record is proven.
+    pub(crate) fn start(&mut self, at: OffsetDateTime, window_seconds: Option<u64>) {
         self.stopped = None;
-        self.window = Duration::seconds(i64::try_from(window_seconds).unwrap_or(i64::MAX));
+        if let Some(seconds) = window_seconds {
+            let meant = Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX));
+            self.window = meant.clamp(Duration::SECOND, LONGEST);
+        }
         if at < self.to {
             self.boots += 1;
         }
     }
 
+    /// A run ended, by a record that is proven: whoever can write the end of a file could say so.
     pub(crate) fn stop(&mut self, at: OffsetDateTime, cause: StopCause) {
         self.stopped = Some((at, cause));
     }
@@ -113,6 +117,8 @@ impl Lifetime {
         if to > self.from && from < self.to {
             self.windows += 1;
         }
+        let is_long = to - from > self.window * 2 + LATE;
+        let loss = loss.or(is_long.then_some(LossReason::TooLong));
         self.waiting.push_back(Stretch { from, to, loss });
         if self.waiting.len() > WAITING {
             self.decide();
@@ -147,12 +153,12 @@ impl Lifetime {
     }
 
     /// What it comes to; `ended` is when somebody else says that the pod ended. None when it did
-    /// not live in the period. Name and identities are filled in by whoever asks.
+    /// not live in the period. What else there is to say of it is filled in by whoever asks.
     pub(crate) fn finish(mut self, ended: Option<OffsetDateTime>) -> Option<PodAccount> {
         // What was written last may not be signed yet, no more than the next window is due.
         while let Some(last) = self.waiting.back()
             && last.loss == Some(LossReason::Unsigned)
-            && self.to - last.from <= self.window * 2
+            && self.to - last.from <= self.not_due()
         {
             self.waiting.pop_back();
         }
@@ -163,8 +169,8 @@ impl Lifetime {
             (Some((stopped, _)), _) if stopped - self.cursor <= STOPPING => self.cursor,
             (Some((stopped, _)), _) => stopped,
             // The next window is not due yet.
-            (None, None) if self.to - self.cursor <= self.window * 2 => self.cursor,
-            (None, Some(ended)) if ended - self.cursor <= self.window * 2 => self.cursor,
+            (None, None) if self.to - self.cursor <= self.not_due() => self.cursor,
+            (None, Some(ended)) if ended - self.cursor <= self.not_due() => self.cursor,
             (None, ended) => ended.unwrap_or(self.to),
         };
         let end = end.min(self.to);
@@ -178,20 +184,29 @@ impl Lifetime {
                 self.count(from, to, Some(LossReason::Dropped));
             }
         }
-        self.keep_loss();
+        let losses = self.losses.finish();
         (self.alive > Duration::ZERO).then(|| PodAccount {
             pod: Pod::default(),
             identities: BTreeSet::new(),
             alive: self.alive,
             accounted: self.accounted,
-            losses: self.losses,
-            losses_count: self.losses_count,
+            losses: losses.kept,
+            losses_count: losses.count,
+            longest_lost: losses.longest,
+            custody: CustodyAccount::default(),
+            bytes: BytesAccount::default(),
             slots: self.slots,
             boots: self.boots,
             windows: self.windows,
             stopped: self.stopped.filter(|(at, _)| *at <= self.to),
             listed: None,
         })
+    }
+
+    /// How long before the end no window has to be there yet: the last may still be open, and the one
+    /// before be on its way to the disk.
+    fn not_due(&self) -> Duration {
+        self.window + self.window.min(Duration::MINUTE)
     }
 
     /// Decides about the window that has waited longest, and about the hole before it.
@@ -228,28 +243,9 @@ impl Lifetime {
             self.accounted += to - from;
         }
         self.draw(from, to, loss.is_none());
-        let Some(why) = loss else { return };
-        match &mut self.losing {
-            Some(losing) if losing.why == why && losing.to == from => losing.to = to,
-            _ => {
-                self.keep_loss();
-                self.losing = Some(Loss { from, to, why });
-            }
+        if let Some(why) = loss {
+            self.losses.add(from, to, why);
         }
-    }
-
-    /// Keeps the loss that ended if it is among the longest.
-    fn keep_loss(&mut self) {
-        let Some(lost) = self.losing.take() else {
-            return;
-        };
-        self.losses_count += 1;
-        let length = |loss: &Loss| loss.to - loss.from;
-        let place = self
-            .losses
-            .partition_point(|known| length(known) >= length(&lost));
-        self.losses.insert(place, lost);
-        self.losses.truncate(LOSSES);
     }
 
     fn draw(&mut self, from: OffsetDateTime, to: OffsetDateTime, accounted: bool) {
@@ -291,7 +287,7 @@ mod tests {
 
     fn lifetime(born: i64) -> Lifetime {
         let mut lifetime = Lifetime::new((at(0), at(120)), at(born));
-        lifetime.start(at(born), 60);
+        lifetime.start(at(born), Some(60));
         lifetime
     }
 
@@ -426,6 +422,28 @@ mod tests {
         let pod = lifetime.finish(None).unwrap();
         assert_eq!(pod.alive, Duration::hours(2));
         assert_eq!(pod.accounted, Duration::hours(2));
+    }
+
+    #[test]
+    fn a_window_that_is_far_too_long_accounts_for_nothing() {
+        // The clock jumps ahead by an hour, or the machine is suspended for one.
+        let mut lifetime = lifetime(0);
+        windows(&mut lifetime, 0..30);
+        lifetime.window(at(30), at(91), None);
+        windows(&mut lifetime, 91..120);
+        let pod = lifetime.finish(None).unwrap();
+        assert_eq!(pod.lost(), Duration::minutes(61));
+        assert_eq!(pod.losses[0].why, LossReason::TooLong);
+    }
+
+    #[test]
+    fn whatever_a_start_says_of_windows_a_log_that_ends_hours_early_is_missed() {
+        let mut lifetime = lifetime(0);
+        lifetime.start(at(0), Some(u64::MAX));
+        windows(&mut lifetime, 0..50);
+        let pod = lifetime.finish(None).unwrap();
+        assert_eq!(pod.lost(), Duration::minutes(70));
+        assert_eq!(pod.losses[0].why, LossReason::LogEnds);
     }
 
     proptest! {

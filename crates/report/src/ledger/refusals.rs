@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sealwire_evidence::record::{Direction, Protocol, Refusal, RefusalCount};
 
 use super::Names;
-use crate::account::RefusalAccount;
+use crate::account::{RefusalAccount, add};
 
 /// Kinds told apart at most; reasons are a short list.
 const MOST: usize = 1_000;
@@ -41,10 +41,11 @@ impl Refusals {
     /// A window's.
     pub(crate) fn window(&mut self, pod: u32, counts: &[RefusalCount], names: &mut Names) {
         for count in counts {
-            let reason = names.get(&count.reason);
-            let kind = (count.direction, count.protocol, reason.clone());
+            let mut reason = names.get(&count.reason);
+            let mut kind = (count.direction, count.protocol, reason.clone());
             if self.kinds.len() >= MOST && !self.kinds.contains_key(&kind) {
-                continue;
+                reason = names.get("other");
+                kind.2 = reason.clone();
             }
             let (first, last) = (count.first.get(), count.last.get());
             let (account, pods) = self.kinds.entry(kind).or_insert_with(|| {
@@ -61,7 +62,7 @@ impl Refusals {
                 (account, BTreeSet::new())
             });
             pods.insert(pod);
-            account.count += count.count;
+            add(&mut account.count, count.count);
             account.first = account.first.min(first);
             account.last = account.last.max(last);
         }

@@ -1,10 +1,10 @@
-//! What the kernel said about the pods' sockets and interfaces.
+//! What the kernel said about the pods' sockets.
 
 use std::collections::BTreeMap;
 
 use sealwire_evidence::record::{Census, Pod, Protocol, Socket, SocketClass};
 
-use crate::account::{SocketsAccount, UnaccountedSocket};
+use crate::account::{self, SocketsAccount, UnaccountedSocket, add};
 
 /// Sockets nobody accounts for that are listed one by one.
 const EXAMPLES: usize = 200;
@@ -25,17 +25,16 @@ pub(crate) fn listed(census: &Census) -> bool {
     !census
         .unavailable
         .iter()
-        .any(|missing| missing.what.starts_with("sockets"))
+        .any(|missing| missing.what.contains("sockets"))
 }
 
 /// How many nobody accounts for.
 pub(crate) fn unaccounted(census: &Census) -> u64 {
-    let counted = census
+    let unaccounted = census
         .sockets
         .iter()
-        .filter(|sockets| sockets.class == SocketClass::Unaccounted)
-        .map(|sockets| sockets.count)
-        .sum::<u64>();
+        .filter(|sockets| sockets.class == SocketClass::Unaccounted);
+    let counted = account::total(unaccounted.map(|sockets| sockets.count));
     let named = u64::try_from(census.unaccounted.len()).unwrap_or(u64::MAX);
     counted.max(named.saturating_add(census.unaccounted_more))
 }
@@ -54,30 +53,9 @@ impl Sockets {
         } else {
             total.without += 1;
         }
-        total.seen += census
-            .sockets
-            .iter()
-            .map(|sockets| sockets.count)
-            .sum::<u64>();
-        total.unaccounted += unaccounted(census);
-        // Counters since the namespace began say nothing about this window.
-        if census
-            .interfaces
-            .iter()
-            .all(|interface| !interface.absolute)
-        {
-            for interface in &census.interfaces {
-                total.kernel.sent += interface.bytes.sent;
-                total.kernel.received += interface.bytes.received;
-                total.packets += interface.packets_sent + interface.packets_received;
-            }
-            if !census.interfaces.is_empty() {
-                total.sealed.sent += census.sealed.sent;
-                total.sealed.received += census.sealed.received;
-                total.excepted.sent += census.excepted.sent;
-                total.excepted.received += census.excepted.received;
-            }
-        }
+        let seen = census.sockets.iter().map(|sockets| sockets.count);
+        add(&mut total.seen, account::total(seen));
+        add(&mut total.unaccounted, unaccounted(census));
         for socket in &census.unaccounted {
             self.example(pod, socket, census);
         }

@@ -1,11 +1,14 @@
 //! Where the keys are by their homes' own account, and the certificates for them.
 
-use maud::{Markup, html};
-use time::OffsetDateTime;
+use std::collections::BTreeMap;
 
+use maud::{Markup, html};
+use time::{Duration, OffsetDateTime};
+
+use super::strips;
 use super::table::{Column, Row, shortened, table};
-use crate::account::{Account, CertificateAccount, KeyAccount};
-use crate::words::{count, counted, duration, identity, minute};
+use crate::account::{Account, CertificateAccount, KeyAccount, PodAccount};
+use crate::words::{count, counted, duration, identity, minute, share};
 
 /// Keys and certificates in their tables.
 const SHOWN: usize = 100;
@@ -36,7 +39,53 @@ pub(super) fn custody(account: &Account) -> Markup {
                 (account.keys_unknown.iter().take(5).map(|key| short(key)).collect::<Vec<_>>().join(", ")) "."
             }
         }
+        (on_record(account))
         (certificates(account))
+    }
+}
+
+/// For how long the records attest all that.
+fn on_record(account: &Account) -> Markup {
+    let mut holed: Vec<&PodAccount> = account
+        .pods
+        .iter()
+        .filter(|pod| pod.custody.lost() > Duration::ZERO)
+        .collect();
+    holed.sort_by_key(|pod| std::cmp::Reverse(pod.custody.lost()));
+    let rows: Vec<Row> = holed
+        .iter()
+        .take(SHOWN)
+        .map(|pod| {
+            let custody = &pod.custody;
+            Row {
+                cells: vec![
+                    html! { (pod.name()) },
+                    html! { (share(custody.attested, custody.needed)) },
+                    html! { (duration(custody.lost())) },
+                    html! { (strips::told(&custody.losses, custody.losses_count)) },
+                ],
+                bad: true,
+            }
+        })
+        .collect();
+    let columns = [
+        Column::text("Pod"),
+        Column::number("On record"),
+        Column::number("Not on record"),
+        Column::text("When, and why not"),
+    ];
+    html! {
+        h3 { "For how long that is on record" }
+        p {
+            "A key’s home is asked at the start, at a change of key and every hour, and the key signs something new each time. \
+             What was said then counts for two hours at most. Keys were in use for "
+            (duration(account.custody_needed())) ", all pods together; where they were is on record for "
+            (share(account.custody_attested(), account.custody_needed())) " of that."
+        }
+        @if !rows.is_empty() {
+            (table("Time in which no record attests where the key in use was", &columns, &rows))
+            (shortened(rows.len(), holed.len(), "coverage.csv"))
+        }
     }
 }
 
@@ -50,34 +99,38 @@ struct Succession<'a> {
 
 /// What is not as it should be comes first.
 fn successions(account: &Account) -> Vec<Succession<'_>> {
-    let mut rows: Vec<Succession<'_>> = Vec::new();
+    let mut rows: BTreeMap<String, Succession<'_>> = BTreeMap::new();
     for key in &account.keys {
-        let same = |row: &&mut Succession<'_>| {
-            let known = row.newest;
-            (&known.reference, &known.algorithm, known.claims)
-                == (&key.reference, &key.algorithm, key.claims)
-                && (&known.token, &known.identities) == (&key.token, &key.identities)
-                && known.cannot_leave() == key.cannot_leave()
-        };
-        match rows.iter_mut().find(same) {
-            Some(row) => {
-                if key.last > row.newest.last {
-                    row.newest = key;
-                }
-                row.keys += 1;
-                row.proofs += key.proofs;
-                row.failed += key.proofs_failed;
-            }
-            None => rows.push(Succession {
-                newest: key,
-                keys: 1,
-                proofs: key.proofs,
-                failed: key.proofs_failed,
-            }),
+        let row = rows.entry(kind(key)).or_insert(Succession {
+            newest: key,
+            keys: 0,
+            proofs: 0,
+            failed: 0,
+        });
+        if key.last > row.newest.last {
+            row.newest = key;
         }
+        row.keys += 1;
+        row.proofs += key.proofs;
+        row.failed += key.proofs_failed;
     }
+    let mut rows: Vec<_> = rows.into_values().collect();
     rows.sort_by_key(|row| (!row.is_bad(), row.newest.reference.as_str()));
     rows
+}
+
+/// What keys that follow one another have in common: all but the version, where there are versions.
+fn kind(key: &KeyAccount) -> String {
+    let place = key.reference.split("?version=").next();
+    format!(
+        "{place:?} {} {} {:?} {:?} {:?} {:?}",
+        key.provider,
+        key.algorithm,
+        key.claims,
+        key.token,
+        key.identities,
+        key.cannot_leave()
+    )
 }
 
 impl Succession<'_> {

@@ -39,7 +39,7 @@ pub(super) fn exceptions(account: &Account) -> Markup {
                 "Whatever is not sealed has to be declared, with a reason, an owner and an end, after which it refuses. "
                 @if expired > 0 {
                     strong { (counted(u64::try_from(expired).unwrap_or(u64::MAX), "has ended:", "have ended:")) }
-                    " nothing passes by what has ended, and it should be taken out of the configuration."
+                    " what has ended refuses, and should be taken out of the configuration."
                 } @else {
                     "None has ended."
                 }
@@ -91,15 +91,20 @@ fn row(exception: &ExceptionAccount, as_of: OffsetDateTime) -> Row {
         },
         html! {
             (count(exception.connections))
-            @if exception.late > 0 { strong.small.no { (count(exception.late)) " after its end" } }
+            @if exception.is_used() && exception.connections == 0 { span.small { "one goes on" } }
+            @if exception.late > 0 {
+                strong.small.no { (count(exception.late)) " after its end" }
+            } @else if exception.is_late() {
+                strong.small.no { "one goes on after its end" }
+            }
         },
         html! {
-            (bytes(exception.bytes.sent + exception.bytes.received))
+            (bytes(exception.moved()))
             @if let Some((_, last)) = exception.used { span.small.soft { "last " (minute(last)) } }
         },
     ];
     Row {
         cells,
-        bad: exception.late > 0 || exception.expired(as_of),
+        bad: exception.is_late() || exception.expired(as_of),
     }
 }

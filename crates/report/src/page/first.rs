@@ -4,7 +4,7 @@
 use maud::{Markup, html};
 
 use super::{Section, strips};
-use crate::account::{Account, KeyAccount};
+use crate::account::{self, Account, ExceptionAccount, KeyAccount};
 use crate::answer::Question;
 use crate::check::Verdict;
 use crate::made::Made;
@@ -74,25 +74,40 @@ pub(super) fn mark(verdict: Verdict) -> Markup {
 
 fn lead(account: &Account) -> String {
     let sealed = account.sealed();
-    let excepted: u64 = account
-        .exceptions
-        .iter()
-        .map(|exception| exception.connections)
-        .sum();
-    let but = match excepted {
-        0 => "and nothing passed unsealed".to_owned(),
-        _ => format!(
-            "and nothing passed unsealed but {} by declared exceptions",
-            counted(excepted, "connection", "connections")
-        ),
-    };
     format!(
-        "{} of {} between them and with others were sealed in mutual TLS 1.3, {but}. The records account for {} of the \
-         time that the pods ran.",
+        "{} of {} between them and with others were sealed in mutual TLS 1.3, and nothing {}. The records account for {} \
+         of the time that the pods ran.",
         capitalised(&counted(sealed.opened, "connection", "connections")),
         counted(number(account.pods.len()), "pod", "pods"),
+        passed_unsealed(account),
         share(account.accounted(), account.alive()),
     )
+}
+
+/// What passed unsealed, after "nothing".
+fn passed_unsealed(account: &Account) -> String {
+    let used = account.exceptions.iter().any(ExceptionAccount::is_used);
+    let by_exceptions = used.then(|| match excepted(account) {
+        0 => "what goes on by declared exceptions".to_owned(),
+        ended => format!(
+            "{} by declared exceptions",
+            counted(ended, "connection", "connections")
+        ),
+    });
+    let mut kinds = account.exceptions.iter().map(|of| of.key.what.as_ref());
+    let lookups = kinds
+        .any(|what| what == "dns")
+        .then(|| "name lookups, which are declared and not counted".to_owned());
+    let but: Vec<String> = by_exceptions.into_iter().chain(lookups).collect();
+    match but.is_empty() {
+        true => "passed unsealed".to_owned(),
+        false => format!("passed unsealed but {}", but.join(" and ")),
+    }
+}
+
+/// Connections that exceptions let through.
+fn excepted(account: &Account) -> u64 {
+    account::total(account.exceptions.iter().map(|of| of.connections))
 }
 
 fn capitalised(text: &str) -> String {
@@ -114,12 +129,7 @@ fn number(length: usize) -> u64 {
 /// For each question, one figure and what it is of.
 fn figures(account: &Account) -> [(String, String); 4] {
     let sealed = account.sealed();
-    let exceptions: u64 = account
-        .exceptions
-        .iter()
-        .map(|exception| exception.connections)
-        .sum();
-    let refused: u64 = account.refusals.iter().map(|refusal| refusal.count).sum();
+    let refused = account::total(account.refusals.iter().map(|refusal| refusal.count));
     let kept = account
         .keys
         .iter()
@@ -140,14 +150,26 @@ fn figures(account: &Account) -> [(String, String); 4] {
         (
             count(account.sockets.unaccounted),
             format!(
-                "sightings of sockets that nobody accounts for. By exceptions: {}. Refused: {}.",
-                counted(exceptions, "connection", "connections"),
+                "{} that nobody accounts for. Sent past all that explains it: {}. By exceptions: {}. Refused: {}.",
+                match account.sockets.unaccounted {
+                    1 => "sighting of a socket",
+                    _ => "sightings of sockets",
+                },
+                match account.bytes().unexplained {
+                    0 => "nothing".to_owned(),
+                    beyond => bytes(beyond),
+                },
+                counted(excepted(account), "connection", "connections"),
                 counted(refused, "attempt", "attempts")
             ),
         ),
         (
             format!("{kept} of {keys}"),
-            "keys live where, by their home’s own claim, they cannot leave".to_owned(),
+            format!(
+                "keys live where, by their home’s own claim, they cannot leave. On record for {} of the time that they \
+                 were in use",
+                share(account.custody_attested(), account.custody_needed())
+            ),
         ),
         (
             format!("{good} of {}", account.logs.len()),

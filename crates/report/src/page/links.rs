@@ -7,7 +7,7 @@ use std::sync::Arc;
 use maud::{Markup, html};
 
 use super::table::{Column, Row, shortened, table};
-use crate::account::{Account, Pair};
+use crate::account::{Account, Pair, add};
 use crate::words::{bytes, count, identity};
 
 /// Workloads in the matrix; the others are one line and one column.
@@ -42,8 +42,8 @@ pub(super) fn links(account: &Account) -> Markup {
 fn busiest(pairs: &Pairs) -> Vec<Arc<str>> {
     let mut busy: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
     for ((from, to), pair) in pairs {
-        *busy.entry(from).or_default() += pair.connections();
-        *busy.entry(to).or_default() += pair.connections();
+        add(busy.entry(from).or_default(), pair.connections());
+        add(busy.entry(to).or_default(), pair.connections());
     }
     let mut busy: Vec<_> = busy.into_iter().collect();
     busy.sort_by_key(|&(name, connections)| (std::cmp::Reverse(connections), name.clone()));
@@ -62,8 +62,8 @@ fn matrix(account: &Account, pairs: &Pairs) -> Markup {
     let mut cells: BTreeMap<(Place, Place), Pair> = BTreeMap::new();
     for ((from, to), pair) in pairs {
         let cell = cells.entry((place(from), place(to))).or_default();
-        cell.opened += pair.connections();
-        cell.bytes += pair.bytes;
+        add(&mut cell.opened, pair.connections());
+        add(&mut cell.bytes, pair.bytes);
     }
     let most = cells.values().map(|cell| cell.opened).max().unwrap_or(1);
     let mut places: Vec<Place> = shown.iter().cloned().map(Some).collect();
@@ -74,7 +74,7 @@ fn matrix(account: &Account, pairs: &Pairs) -> Markup {
     let outside: Vec<_> = account
         .exceptions
         .iter()
-        .filter(|exception| exception.connections > 0)
+        .filter(|exception| exception.is_used())
         .take(OUTSIDE)
         .collect();
     html! {
@@ -106,6 +106,7 @@ fn matrix(account: &Account, pairs: &Pairs) -> Markup {
                             }
                             @for exception in &outside {
                                 @match from.as_ref().and_then(|from| exception.by_identity.get(from)) {
+                                    Some(0) => { td.out { "goes on" } }
                                     Some(connections) => { td.out { (count(*connections)) } }
                                     None => { td.nothing { span aria-hidden="true" { "·" } span.visually-hidden { "none" } } }
                                 }
@@ -172,8 +173,8 @@ fn cryptography(account: &Account) -> Markup {
             flow.key.group.as_ref(),
         );
         let sum = used.entry(key).or_default();
-        sum.0 += flow.opened;
-        sum.1 += flow.resumed;
+        add(&mut sum.0, flow.opened);
+        add(&mut sum.1, flow.resumed);
     }
     let mut used: Vec<_> = used.into_iter().collect();
     used.sort_by_key(|(_, (opened, _))| std::cmp::Reverse(*opened));

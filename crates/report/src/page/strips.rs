@@ -61,7 +61,7 @@ pub(super) fn strips(account: &Account) -> Markup {
                         span.name { (pod.name()) }
                         (strip(pod.slots.as_slice(), &spoken(pod)))
                         span.share { (share(pod.accounted, pod.alive)) }
-                        @if !pod.losses.is_empty() { p.losses { (losses(pod)) } }
+                        @if !pod.losses.is_empty() { p.losses { (told(&pod.losses, pod.losses_count)) } }
                     }
                 }
             }
@@ -170,11 +170,10 @@ fn spoken(pod: &PodAccount) -> String {
     )
 }
 
-fn losses(pod: &PodAccount) -> String {
-    let told: Vec<String> = pod.losses.iter().take(LOSSES).map(words).collect();
-    let more = pod
-        .losses_count
-        .saturating_sub(u64::try_from(told.len()).unwrap_or(u64::MAX));
+/// Some losses in words, of so many.
+pub(super) fn told(losses: &[Loss], all: u64) -> String {
+    let told: Vec<String> = losses.iter().take(LOSSES).map(words).collect();
+    let more = all.saturating_sub(u64::try_from(told.len()).unwrap_or(u64::MAX));
     let mut told = told.join("; ");
     if more > 0 {
         told.push_str(&format!("; and {} more", count(more)));

@@ -6,7 +6,7 @@ use sealwire_evidence::record::GapCause;
 
 use super::strips;
 use crate::account::{Account, GapAccount};
-use crate::words::{bytes, count, counted, duration, identity, minute};
+use crate::words::{count, counted, duration, identity, minute};
 
 /// Of each kind, so many are named.
 const NAMED: usize = 10;
@@ -35,6 +35,9 @@ pub(super) fn unshown(account: &Account) -> Markup {
             li {
                 "What a pod did before its sidecar started. The rules of capture are set before that and let nothing pass; \
                  that they were is in the records by the digest of the rules, not by the packets."
+            }
+            li {
+                "Name lookups over UDP by an exception of kind dns: they pass in the kernel, are declared, and are not counted."
             }
             li { "What happens before sealing and after opening: inside the pods, and on whatever node runs them." }
         }
@@ -82,6 +85,48 @@ fn lacking(account: &Account) -> Vec<Markup> {
         })
         .collect();
     lacking.extend(named("Time that is not accounted for", &losses));
+    let custody: Vec<String> = account
+        .pods
+        .iter()
+        .flat_map(|pod| {
+            let losses = pod.custody.losses.iter();
+            losses.map(|loss| format!("{}, {}", pod.name(), strips::words(loss)))
+        })
+        .collect();
+    lacking.extend(named(
+        "Time in which no record attests where a pod’s key was",
+        &custody,
+    ));
+    let uncounted: Vec<String> = account
+        .pods
+        .iter()
+        .filter(|pod| pod.bytes.left_out > 0)
+        .map(|pod| {
+            let windows = counted(pod.bytes.left_out, "window", "windows");
+            format!("{}, {windows}", pod.name())
+        })
+        .collect();
+    lacking.extend(named(
+        "Time in which the kernel’s counters could not be had",
+        &uncounted,
+    ));
+    if account.exceptions_unlisted > 0 {
+        lacking.push(html! {
+            "Exceptions that are declared and not listed in the records, or too many for this report: "
+            (count(account.exceptions_unlisted)) " at least."
+        });
+    }
+    if account.names_left_out {
+        lacking.push(html! {
+            "Whether every workload and certificate is on record: there were more of them than this report can keep in mind."
+        });
+    }
+    if account.copies > 0 {
+        lacking.push(html! {
+            (counted(account.copies, "more copy of a log was", "more copies of logs were"))
+            " given. Of each log the longest copy counts, and verification compared the others with it."
+        });
+    }
     for log in account.logs.iter().filter(|log| log.unsigned > 0) {
         lacking.push(html! {
             (log.name) ": " (counted(log.unsigned, "record", "records")) " at its end under no signed checkpoint."
@@ -170,15 +215,6 @@ fn unaccounted(account: &Account) -> Markup {
                 @if sockets.examples.len() > NAMED * 2 {
                     li { "and " (count(u64::try_from(sockets.examples.len() - NAMED * 2).unwrap_or(u64::MAX))) " more." }
                 }
-            }
-        }
-        @if sockets.packets > 0 {
-            p.small.soft {
-                "The kernel counted " (bytes(sockets.kernel.sent + sockets.kernel.received)) " in "
-                (counted(sockets.packets, "packet", "packets")) " on the pods’ interfaces. Applications moved "
-                (bytes(sockets.sealed.sent + sockets.sealed.received)) " over sealed links and "
-                (bytes(sockets.excepted.sent + sockets.excepted.received)) " by exceptions in the same time; headers, \
-                 handshakes, TLS’s own bytes, repetitions, name lookups and what was refused make up the rest."
             }
         }
     }

@@ -216,18 +216,9 @@ impl Logging {
         let (from, to) = (self.until, self.until + length);
         *self.clock.0.lock().unwrap() = to;
         self.until = to;
-        let mut window = Window {
-            from: from.into(),
-            to: to.into(),
-            part: 1,
-            parts: 1,
-            links: Vec::new(),
-            exceptions: Vec::new(),
-            refusals: Vec::new(),
-            census: Some(census(to)),
-            aggregated: None,
-        };
+        let mut window = empty(from, to);
         fill(&mut window);
+        add_up(&mut window);
         self.append(Event::Window(Box::new(window)));
         self.checkpoint();
     }
@@ -251,6 +242,91 @@ impl Logging {
 
     pub(crate) fn append(&mut self, event: Event) {
         self.writer.append(event).unwrap();
+    }
+
+    /// So many windows pass that nothing signs.
+    pub(crate) fn unsigned(&mut self, windows: u32) {
+        for _ in 0..windows {
+            let (from, to) = (self.until, self.until + self.window);
+            self.pass(self.window);
+            self.append(Event::Window(Box::new(empty(from, to))));
+        }
+    }
+
+    /// It says that it ends, and nothing signs that.
+    pub(crate) fn stop_unsigned(mut self) {
+        self.append(Event::Stop(Stop {
+            cause: StopCause::Drained,
+            detail: "asked to end".to_owned(),
+            open: 0,
+        }));
+    }
+
+    /// Another policy comes into force half a second after the last window.
+    pub(crate) fn declare(&mut self, exceptions: Vec<DeclaredException>) {
+        self.declare_with(exceptions, 0);
+    }
+
+    /// The same, with so many exceptions that a record does not list.
+    pub(crate) fn declare_more(&mut self, more: u64) {
+        self.declare_with(Vec::new(), more);
+    }
+
+    fn declare_with(&mut self, exceptions: Vec<DeclaredException>, exceptions_more: u64) {
+        self.exceptions.clone_from(&exceptions);
+        *self.clock.0.lock().unwrap() = self.until + Duration::milliseconds(500);
+        self.append(Event::Policy(Box::new(Policy {
+            config_sha256: "ee".repeat(32),
+            profile: "default".to_owned(),
+            exceptions,
+            exceptions_more,
+        })));
+    }
+
+    /// It presents the certificate of another, for a key that it says nothing of.
+    pub(crate) fn present(&mut self, other: &Self) {
+        let certificate = Certificate::of(&other.credentials, CertificateEvent::Renewed);
+        self.append(Event::Certificate(Box::new(certificate)));
+    }
+
+    /// Goes on in another directory, in which there is a copy of its log.
+    pub(crate) fn elsewhere(&self, directory: &Path) -> Self {
+        let (key, chain) = (
+            self.credentials.key().clone(),
+            self.credentials.chain().to_vec(),
+        );
+        let credentials = Credentials::new(key, chain).unwrap();
+        let clock = Arc::new(Moving(Mutex::new(self.until)));
+        let boot = Boot::new(fastrand::u128(..).to_be_bytes());
+        let writer = open(
+            directory,
+            &self.pod,
+            boot,
+            &clock,
+            &credentials,
+            &self.exceptions,
+            self.window,
+        );
+        let mut again = Self {
+            pod: self.pod.clone(),
+            identity: self.identity.clone(),
+            credentials,
+            writer,
+            clock,
+            boot,
+            until: self.until,
+            exceptions: self.exceptions.clone(),
+            directory: directory.to_owned(),
+            window: self.window,
+        };
+        again.introduce(CertificateEvent::Issued, CustodyOccasion::Start);
+        again
+    }
+
+    /// The clock goes on by so much.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.until += time;
+        *self.clock.0.lock().unwrap() = self.until;
     }
 
     pub(crate) fn checkpoint(&mut self) {
@@ -308,7 +384,12 @@ impl Logging {
 
     /// A new key and certificate follow.
     pub(crate) fn rotate(&mut self, mesh: &Mesh) {
-        self.credentials = mesh.credentials(&self.identity, self.until, true);
+        self.rotate_to(mesh, true);
+    }
+
+    /// The same, into a token or into memory.
+    pub(crate) fn rotate_to(&mut self, mesh: &Mesh, token: bool) {
+        self.credentials = mesh.credentials(&self.identity, self.until, token);
         self.introduce(CertificateEvent::Renewed, CustodyOccasion::Rotation);
     }
 
@@ -408,6 +489,47 @@ fn group(
         first: window.from,
         last: window.to,
         failures: std::collections::BTreeMap::new(),
+    }
+}
+
+/// A window in which nothing happened.
+fn empty(from: OffsetDateTime, to: OffsetDateTime) -> Window {
+    Window {
+        from: from.into(),
+        to: to.into(),
+        part: 1,
+        parts: 1,
+        links: Vec::new(),
+        exceptions: Vec::new(),
+        refusals: Vec::new(),
+        census: Some(census(to)),
+        aggregated: None,
+    }
+}
+
+/// Has the census say what links and exceptions moved, and the kernel count that with heads.
+fn add_up(window: &mut Window) {
+    let sum = |all: &mut dyn Iterator<Item = Bytes>| {
+        all.fold(Bytes::default(), |sum, more| Bytes {
+            sent: sum.sent + more.sent,
+            received: sum.received + more.received,
+        })
+    };
+    let sealed = sum(&mut window.links.iter().map(|group| group.bytes));
+    let excepted = sum(&mut window.exceptions.iter().map(|used| used.bytes));
+    let Some(census) = &mut window.census else {
+        return;
+    };
+    (census.sealed, census.excepted) = (sealed, excepted);
+    if let Some(interface) = census.interfaces.first_mut() {
+        let (sent, received) = (
+            sealed.sent + excepted.sent,
+            sealed.received + excepted.received,
+        );
+        interface.bytes.sent += sent + sent / 20;
+        interface.bytes.received += received + received / 20;
+        interface.packets_sent += sent / 1400;
+        interface.packets_received += received / 1400;
     }
 }
 
