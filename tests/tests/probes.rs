@@ -241,7 +241,7 @@ fn a_grpc_probe_passes_while_the_service_says_that_it_serves() {
             ("web/startup", 200, "200"),
             ("web/readiness", 200, "200"),
             ("web/liveness", 503, "state 2"),
-            ("other/readiness", 503, "gRPC status \"5\""),
+            ("other/readiness", 503, "gRPC status 5"),
             ("other/liveness", 503, "gRPC"),
         ] {
             let answer = asked(&sidecar, probe);

@@ -63,7 +63,7 @@ fn what_would_take_many_times_its_size_in_memory_is_no_review() {
 #[test]
 fn a_refusal_shows_of_a_value_as_much_as_somebody_reads() {
     let host = "a".repeat(1_000_000);
-    let pod = json!({ "containers": [{
+    let pod = json!({ "initContainers": [{
         "name": "a", "image": "a", "livenessProbe": { "tcpSocket": { "host": host, "port": 80 } },
     }] });
     let message = answer(TASKS[0], &review("CREATE", "pods", &pod))

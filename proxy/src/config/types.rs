@@ -184,11 +184,12 @@ pub struct Pkcs11Section {
     pub uri: String,
     /// Addresses of the HSM, where the module connects to it over the network: the kernel lets the
     /// proxy, and it alone, connect there. With `ports`.
-    #[serde(default)]
+    // An older sidecar, which knows neither, takes a configuration without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub ranges: Vec<IpNet>,
     /// TCP ports of the HSM at these addresses.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
     /// Sessions used at most, which is also how many signatures run at once.
     #[serde(default = "default_sessions")]
