@@ -2,6 +2,8 @@
 //! as they were before sealing, and applying it again asks for those; the API server takes no change
 //! of them. Where nothing else is meant, what is stored is put back.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::{Injector, Scope, is_ours};
@@ -53,7 +55,24 @@ impl Injector {
                 put_back(container, old, was, will_be, &CONTEXT);
             }
         }
+        // Whoever does not know our containers may have put them behind its own.
+        for list in ["initContainers", "containers", "volumes"] {
+            in_the_order_of(old, &mut kept, list);
+        }
         (kept != *new).then_some(kept)
+    }
+}
+
+/// Puts a list in the order that it has in another pod, and what is not there last.
+fn in_the_order_of(old: &Value, pod: &mut Value, list: &str) {
+    let named = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
+    let there = old.get("spec").and_then(|spec| spec.get(list)?.as_array());
+    let order: BTreeMap<_, _> = there.into_iter().flatten().map(named).zip(0..).collect();
+    let items = pod
+        .get_mut("spec")
+        .and_then(|spec| spec.get_mut(list)?.as_array_mut());
+    if let Some(items) = items {
+        items.sort_by_key(|item| order.get(&named(item)).copied().unwrap_or(usize::MAX));
     }
 }
 

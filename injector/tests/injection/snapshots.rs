@@ -288,10 +288,14 @@ fn what_an_update_changes_on_purpose_is_not_put_back() {
 }
 
 /// A sealed pod with what was written applied to it again: probes, hooks and dropped capabilities
-/// are as they were written, the rest is as it is.
+/// are as they were written, in the order in which they were, the rest is as it is.
 fn applied(sealed: &Value, written: &Value) -> Value {
     let mut again = sealed.clone();
     for list in ["initContainers", "containers"] {
+        let there = again["spec"].get_mut(list).and_then(Value::as_array_mut);
+        if let Some(there) = there {
+            there.sort_by_key(|one| one["name"].as_str().unwrap().starts_with("sealwire-"));
+        }
         let written = written["spec"][list].as_array().into_iter().flatten();
         for container in written {
             let containers = again["spec"][list].as_array_mut().unwrap();
