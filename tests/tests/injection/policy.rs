@@ -289,7 +289,8 @@ fn nobody_gets_into_the_sidecar_of_a_sealed_namespace() {
     in_each_cluster(|cluster| {
         cluster.create(&plain("main", |_| {})).unwrap();
         let enter = |way: &str, container: &str| {
-            let login = cluster.api.kubeconfig().to_str().unwrap();
+            let login = cluster.api.kubeconfig();
+            let login = login.to_str().unwrap();
             let mut told = vec![
                 way,
                 "main",
