@@ -16,7 +16,8 @@ pub use check::sample_pod;
 pub use types::{
     Capabilities, CertificateSource, Claims, ControllerSection, ImageSection, InjectorConfig,
     MeshException, ModuleSource, Native, OptOut, PolicySection, ResourceList, ResourcesSection,
-    SecretKey, SidecarSection, TokenSource, VolumesSection, WebhookCertificate, WebhookSection,
+    SecretKey, SidecarSection, TokenSource, Users, VolumesSection, WebhookCertificate,
+    WebhookSection,
 };
 
 /// The largest configuration that is read, in bytes: what a ConfigMap can hold.

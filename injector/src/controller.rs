@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::config::InjectorConfig;
 use crate::names;
-use crate::rules::{Rules, configuration};
+use crate::rules::{Mesh, Rules};
 
 /// Who the API server is told that writes.
 const MANAGER: &str = "sealwire-injector";
@@ -173,10 +173,11 @@ pub fn wanted(
         .iter()
         .map(|(name, annotations)| (name.clone(), Rules::read(name, annotations, config)))
         .collect();
+    let mesh = Mesh::new(&rules, config);
     namespaces
         .keys()
         .map(|namespace| {
-            let (proxy, problems) = configuration(namespace, &rules, config);
+            let (proxy, problems) = mesh.configuration(namespace);
             // JSON is YAML, and has one way to write a thing.
             let text = serde_json::to_string_pretty(&proxy)?;
             let mut data = BTreeMap::from([(names::CONFIG_KEY.to_owned(), text)]);

@@ -6,6 +6,7 @@
 //! to the same: the pod's own parts, and around them the parts of today.
 
 mod choice;
+mod keep;
 mod parts;
 mod probes;
 mod strip;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 pub use self::choice::{Scope, Status};
+pub(crate) use self::keep::is_sealed;
 pub(crate) use self::strip::{WRITTEN, is_ours};
 use crate::config::{Capabilities, InjectorConfig, Native};
 use crate::names;
@@ -84,7 +86,7 @@ impl Injector {
     }
 
     fn seal(&self, pod: &mut Value, own: &Pod, namespace: &str) -> Result<(), Refusal> {
-        let declared = probes::redirect(pod, own, self.native, self.health_port())?;
+        let declared = probes::redirect(pod, own, self.native, &self.config.proxy.ports)?;
         let parts = parts::Parts {
             config: &self.config,
             native: self.native,
@@ -105,7 +107,9 @@ impl Injector {
         let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else {
             return Err(malformed("spec", "missing").into());
         };
-        drop_implicit(spec, self.config.policy.capabilities);
+        if self.config.policy.capabilities == Capabilities::Drop {
+            drop_implicit(spec);
+        }
         if parts.has_secrets() {
             share_with_group(spec);
         }
@@ -119,10 +123,6 @@ impl Injector {
         }
         self::list(spec, "volumes").extend(parts.volumes());
         Ok(())
-    }
-
-    fn health_port(&self) -> u16 {
-        self.config.proxy.ports.health
     }
 
     fn warning(&self, own: &Pod) -> Option<String> {
@@ -201,20 +201,21 @@ fn map<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<String
     }
 }
 
-/// Drops, for every container of the pod's own, what would get past capture and nobody asked for.
-fn drop_implicit(spec: &mut Map<String, Value>, policy: Capabilities) {
-    if policy != Capabilities::Drop {
-        return;
-    }
+/// Drops, for every container of the pod's own, what would get past capture and nobody asked for:
+/// capabilities, and becoming another user by a file with the set-user-ID bit.
+fn drop_implicit(spec: &mut Map<String, Value>) {
     for kind in ["initContainers", "containers"] {
         let Some(containers) = spec.get_mut(kind).and_then(Value::as_array_mut) else {
             continue;
         };
         for container in containers.iter_mut().filter_map(Value::as_object_mut) {
-            let dropped = list(
-                map(map(container, "securityContext"), "capabilities"),
-                "drop",
-            );
+            let context = map(container, "securityContext");
+            let escalation = context.entry("allowPrivilegeEscalation");
+            let escalation = escalation.or_insert(Value::Null);
+            if escalation.is_null() {
+                *escalation = json!(false);
+            }
+            let dropped = list(map(context, "capabilities"), "drop");
             let has = |dropped: &[Value], name: &str| {
                 let same =
                     |value: &Value| value.as_str().is_some_and(|text| capability(text) == name);

@@ -16,11 +16,15 @@ use crate::names;
 
 /// How long a holder that says nothing more is the leader still.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long a leader that cannot say so takes itself for the leader still: less, so that there are
-/// never two.
-const RENEWED_WITHIN: Duration = Duration::from_secs(10);
+/// How long after it began to say so a leader that cannot say so again takes itself for the leader.
+/// With the time until it looks again, less than the others wait, so that there are never two.
+const RENEWED_WITHIN: Duration = Duration::from_secs(8);
 /// How often it is said and looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How long one look may take.
+const STEP: Duration = Duration::from_secs(4);
+const _: () =
+    assert!(RENEWED_WITHIN.as_secs() + INTERVAL.as_secs() + STEP.as_secs() < DURATION.as_secs());
 
 /// Takes part in the election.
 pub struct Election {
@@ -60,8 +64,10 @@ impl Election {
                 _ = due.tick() => {}
                 _ = end.changed() => break,
             }
-            match timeout(RENEWED_WITHIN / 2, self.step()).await {
-                Ok(Ok(true)) => self.renewed = Some(Instant::now()),
+            // The others count from when it was written, which is after this.
+            let begun = Instant::now();
+            match timeout(STEP, self.step()).await {
+                Ok(Ok(true)) => self.renewed = Some(begun),
                 Ok(Ok(false)) => self.renewed = None,
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "the Lease could not be had: it is tried again")

@@ -1,5 +1,6 @@
 //! Why a pod is refused: every fault at once, each with its field and the way out.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Why a pod is refused; at least one fault.
@@ -113,7 +114,8 @@ impl fmt::Display for Refusal {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.field, self.problem, self.fix)
+        let (field, problem) = (shortened(&self.field), shortened(&self.problem));
+        write!(f, "{field}: {problem}: {}", self.fix)
     }
 }
 
@@ -124,6 +126,17 @@ impl From<Fault> for Refusal {
         }
     }
 }
+
+/// As much of a text as somebody reads. What a pod has in it may be of any length.
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
+}
+
+/// Most characters of a field, and of what is wrong with it, that a message shows.
+const MOST_CHARACTERS: usize = 400;
 
 /// Most faults that a message shows.
 const MOST_SHOWN: usize = 10;

@@ -6,10 +6,14 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview
 use kube::core::{DynamicObject, Status as ApiStatus};
 use serde_json::Value;
 
-use crate::inject::{Injector, Scope, Status};
+use crate::inject::{Injector, Scope, Status, is_sealed};
 use crate::names::{self, paths};
 use crate::refusal::{Fault, Reason, Refusal};
 use crate::validate;
+
+/// Most commas, brackets and braces in a review, which bound how many values it has: each may take
+/// in memory a hundred times what it takes in the text. No pod that etcd would store has as many.
+const MOST_MARKS: usize = 250_000;
 
 /// What a webhook is asked, by its path.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -59,6 +63,9 @@ pub enum ReviewError {
     /// It is no review.
     #[error("no AdmissionReview of admission.k8s.io/v1: {0}")]
     Malformed(serde_json::Error),
+    /// It has more values than any pod.
+    #[error("more than {MOST_MARKS} commas, brackets and braces: no pod has as many values")]
+    Crowded,
     /// It is one of another version, or has no request.
     #[error("no request of admission.k8s.io/v1 in it, but of {0:?}")]
     Version(String),
@@ -98,6 +105,12 @@ impl Review {
     /// # Errors
     /// [`ReviewError`] when it is none.
     pub fn read(task: Task, bytes: &[u8]) -> Result<Self, ReviewError> {
+        let marks = bytes
+            .iter()
+            .filter(|byte| matches!(byte, b',' | b'[' | b'{'));
+        if marks.count() > MOST_MARKS {
+            return Err(ReviewError::Crowded);
+        }
         let review: AdmissionReview<DynamicObject> =
             serde_json::from_slice(bytes).map_err(ReviewError::Malformed)?;
         let version = review.types.api_version.clone();
@@ -234,6 +247,13 @@ impl Review {
                     warnings: injected.warnings,
                 })
             }
+            (Task::Mutate(scope), Operation::Update, None) => {
+                let old = self.old.as_ref().unwrap_or(&Value::Null);
+                Ok(Decision {
+                    patched: injector.keep(old, pod, self.namespace(), scope),
+                    ..Decision::untouched()
+                })
+            }
             (Task::Validate(scope), Operation::Create, None) => {
                 let status = injector.validate(pod, self.namespace(), scope)?;
                 Ok(Decision::pod(status))
@@ -322,12 +342,6 @@ impl Decision {
             ..Self::untouched()
         }
     }
-}
-
-fn is_sealed(pod: &Value) -> bool {
-    let annotations = pod.pointer("/metadata/annotations");
-    let status = annotations.and_then(|map| map.get(names::STATUS));
-    status.and_then(Value::as_str) == Some(names::SEALED)
 }
 
 fn stray(namespace: &str) -> Fault {

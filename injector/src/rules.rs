@@ -4,6 +4,7 @@
 //! namespace suffers from it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use sealwire_proxy::config::{Config, InboundRule, ServiceRule};
 use serde::de::DeserializeOwned;
@@ -60,50 +61,85 @@ impl Rules {
     }
 }
 
-/// The sidecars' configuration for one namespace: the mesh's own, the namespace's, and who answers
-/// behind the Services of all. Where two namespaces claim one destination, neither has it.
-pub fn configuration(
-    namespace: &str,
-    all: &BTreeMap<String, Rules>,
-    config: &InjectorConfig,
-) -> (Config, Vec<String>) {
-    let mut proxy = config.proxy.clone();
-    proxy.probes = Some(names::PROBES_FILE.into());
-    let mut problems = Vec::new();
-    let own = config
-        .exceptions
-        .iter()
-        .filter(|exception| exception.namespaces.iter().any(|name| name == namespace));
-    proxy
-        .exceptions
-        .extend(own.map(|exception| exception.exception.clone()));
-    for (owner, rules) in all {
-        for rule in &rules.services {
-            let claimed_too = all
-                .iter()
-                .filter(|(other, _)| *other != owner)
-                .find(|(_, other)| other.services.iter().any(|other| overlap(rule, other)));
-            let problem = match claimed_too {
-                Some((other, _)) => Some(format!(
+/// What all namespaces declare, and what of it counts: where two claim one destination, neither has
+/// it. Found out once for all of them, since each learns it.
+#[derive(Debug)]
+pub struct Mesh<'a> {
+    config: &'a InjectorConfig,
+    all: &'a BTreeMap<String, Rules>,
+    /// Who answers behind the Services of all, each with the namespace that says so.
+    services: Vec<(&'a str, &'a ServiceRule)>,
+    /// What is wrong with them, by namespace.
+    problems: BTreeMap<&'a str, Vec<String>>,
+}
+
+impl<'a> Mesh<'a> {
+    /// Of what each namespace declares.
+    pub fn new(all: &'a BTreeMap<String, Rules>, config: &'a InjectorConfig) -> Self {
+        // A namespace speaks for single addresses only, so that two that overlap are of one.
+        let mut claims: BTreeMap<IpAddr, Vec<(&str, &ServiceRule)>> = BTreeMap::new();
+        for (owner, rules) in all {
+            for rule in &rules.services {
+                let claimed = claims.entry(rule.destination.addr()).or_default();
+                claimed.push((owner, rule));
+            }
+        }
+        let mut mesh = Self {
+            config,
+            all,
+            services: Vec::new(),
+            problems: BTreeMap::new(),
+        };
+        for (owner, rule) in claims.values().flatten() {
+            let rivals = claims.get(&rule.destination.addr()).into_iter().flatten();
+            let mut rivals = rivals.filter(|(other, _)| other != owner);
+            match rivals.find(|(_, other)| overlap(rule, other)) {
+                Some((other, _)) => mesh.problems.entry(owner).or_default().push(format!(
                     "{}: {} is claimed by the namespace {other} as well: only the Service's own namespace may",
                     names::SERVICES,
                     rule.destination
                 )),
-                None => refused(&proxy, |proxy| proxy.mesh.services.push(rule.clone())),
-            };
-            match problem {
-                None => proxy.mesh.services.push(rule.clone()),
+                None => mesh.services.push((owner, rule)),
+            }
+        }
+        mesh
+    }
+
+    /// The sidecars' configuration for one namespace, and what is wrong with what it declares: the
+    /// mesh's own, the namespace's, and who answers behind the Services of all.
+    pub fn configuration(&self, namespace: &str) -> (Config, Vec<String>) {
+        let mut proxy = self.config.proxy.clone();
+        proxy.probes = Some(names::PROBES_FILE.into());
+        let exceptions = self.config.exceptions.iter();
+        let own = exceptions.filter(|one| one.namespaces.iter().any(|name| name == namespace));
+        proxy
+            .exceptions
+            .extend(own.map(|exception| exception.exception.clone()));
+        let mut problems = self.problems.get(namespace).cloned().unwrap_or_default();
+        let services = || self.services.iter().map(|(_, rule)| (*rule).clone());
+        if refused(&proxy, |proxy| proxy.mesh.services.extend(services())).is_none() {
+            proxy.mesh.services.extend(services());
+        } else {
+            self.extend_one_by_one(&mut proxy, namespace, &mut problems);
+        }
+        if let Some(rules) = self.all.get(namespace) {
+            proxy.inbound.allow.extend(rules.inbound.iter().cloned());
+            problems.extend(rules.problems.iter().cloned());
+        }
+        (proxy, problems)
+    }
+
+    /// Where a rule goes with the others but not with the rest of a configuration, the others stay.
+    fn extend_one_by_one(&self, proxy: &mut Config, namespace: &str, problems: &mut Vec<String>) {
+        for (owner, rule) in &self.services {
+            match refused(proxy, |proxy| proxy.mesh.services.push((*rule).clone())) {
+                None => proxy.mesh.services.push((*rule).clone()),
                 // Said where it was declared.
-                Some(problem) if owner == namespace => problems.push(problem),
+                Some(problem) if *owner == namespace => problems.push(problem),
                 Some(_) => {}
             }
         }
     }
-    if let Some(rules) = all.get(namespace) {
-        proxy.inbound.allow.extend(rules.inbound.iter().cloned());
-        problems.extend(rules.problems.iter().cloned());
-    }
-    (proxy, problems)
 }
 
 fn parse<T: DeserializeOwned>(
@@ -214,7 +250,7 @@ mod tests {
             ("front".to_owned(), Rules::default()),
         ]);
         for (namespace, allowed) in [("shop", 1), ("front", 0)] {
-            let (proxy, problems) = configuration(namespace, &all, &config());
+            let (proxy, problems) = Mesh::new(&all, &config()).configuration(namespace);
             assert_eq!(problems, Vec::<String>::new());
             assert_eq!(proxy.mesh.services.len(), 3);
             assert_eq!(proxy.inbound.allow.len(), allowed);
@@ -272,7 +308,7 @@ mod tests {
         };
         let all = BTreeMap::from([claim("shop"), claim("other")]);
         for (namespace, other) in [("shop", "other"), ("other", "shop")] {
-            let (proxy, problems) = configuration(namespace, &all, &config());
+            let (proxy, problems) = Mesh::new(&all, &config()).configuration(namespace);
             assert_eq!(proxy.mesh.services.len(), 2);
             assert!(
                 problems[0].contains(&format!("the namespace {other}")),
@@ -285,7 +321,7 @@ mod tests {
     fn an_exception_for_a_namespace_is_in_no_others_configuration() {
         let all = BTreeMap::new();
         for (namespace, exceptions) in [("billing", 2), ("shop", 1)] {
-            let (proxy, _) = configuration(namespace, &all, &config());
+            let (proxy, _) = Mesh::new(&all, &config()).configuration(namespace);
             assert_eq!(proxy.exceptions.len(), exceptions, "{namespace}");
         }
     }

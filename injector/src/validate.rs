@@ -13,7 +13,7 @@ use self::compare::{same_parts, same_pod};
 use self::containers::{Policy, check_containers, check_ephemeral};
 use self::volumes::check_volumes;
 pub use self::volumes::{check_host_path, claims};
-use crate::config::{Capabilities, InjectorConfig, ModuleSource};
+use crate::config::{InjectorConfig, ModuleSource};
 use crate::inject::{Injector, Scope, Status, parse};
 use crate::names;
 use crate::refusal::{Fault, Faults, Reason, Refusal};
@@ -33,7 +33,7 @@ pub(crate) fn check(own: &Pod, config: &InjectorConfig) -> Result<(), Refusal> {
     {
         containers::own_uid("spec.securityContext.runAsUser", &mut faults);
     }
-    check_containers(spec, &Policy::new(config), &mut faults);
+    check_containers(spec, &Policy::new(config, spec), &mut faults);
     check_volumes(spec, config, &mut faults);
     faults.none_or_refuse()
 }
@@ -140,8 +140,7 @@ impl Injector {
             return Ok(());
         }
         let mut faults = Faults::default();
-        let leaves = self.config.policy.capabilities == Capabilities::Leave;
-        check_ephemeral(&new, Policy::new(&self.config), leaves, &mut faults);
+        check_ephemeral(&new, &self.config, &mut faults);
         faults.none_or_refuse()
     }
 }

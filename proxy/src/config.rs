@@ -236,6 +236,41 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_lets_the_proxy_to_an_hsm_in_the_network_whose_addresses_and_ports_are_named() {
+        let with = |fields: &str| {
+            let uri = GOOD
+                .lines()
+                .find(|line| line.trim().starts_with("uri:"))
+                .unwrap();
+            settings(&example_with(uri, &format!("{uri}\n{fields}")))
+        };
+        let both = "    ranges: [203.0.113.30/31, \"fd00:30::1/128\"]\n    ports: [1792, 1793]";
+        let ruleset = with(both).unwrap().capture.ruleset();
+        for place in [
+            "203.0.113.30/31 . 1792",
+            "203.0.113.30/31 . 1793",
+            "fd00:30::1/128 . 1793",
+        ] {
+            assert!(ruleset.contains(place), "{place} in {ruleset}");
+        }
+        for (fields, said) in [
+            ("    ranges: [203.0.113.30/32]", "key.pkcs11.ports"),
+            ("    ports: [1792]", "key.pkcs11.ports"),
+            (
+                "    ranges: [203.0.113.30/32]\n    ports: [0]",
+                "key.pkcs11.ports",
+            ),
+            (
+                "    ranges: [203.0.113.31/31]\n    ports: [1792]",
+                "key.pkcs11.ranges[0]",
+            ),
+        ] {
+            let refused = with(fields).unwrap_err().to_string();
+            assert!(refused.contains(said), "{fields}: {refused}");
+        }
+    }
+
+    #[test]
     fn an_exception_without_a_reason_is_refused() {
         let message = refusal(&example_with(
             "reason: Names of Services and hosts",

@@ -166,6 +166,15 @@ fn the_configuration_reaches_a_labelled_namespace_is_put_back_and_is_the_injecto
         let refused = cluster.api.kubectl(&changed).unwrap_err().to_string();
         assert!(refused.contains("only the injector writes it"), "{refused}");
 
+        // Nor does anybody write one beforehand, where no pod is sealed yet.
+        cluster.namespace("early", None);
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "immutable": true,
+            "metadata": { "name": "sealwire", "namespace": "early" }, "data": { "proxy.yaml": "" },
+        });
+        let refused = cluster.create(&map).unwrap_err();
+        assert!(refused.contains("only the injector writes it"), "{refused}");
+
         // What a namespace says of itself gets in.
         let said = "- { destination: 198.19.0.80/32, ports: [80], identities: [\"spiffe://mesh.example/ns/shop/sa/web\"] }";
         let annotation = format!("sealwire.io/services={said}");
@@ -268,7 +277,33 @@ fn applying_again_and_changing_ones_own_parts_work_and_changing_the_seal_does_no
             second["metadata"]["resourceVersion"]
         );
 
-        cluster.apply(&web("web")).unwrap();
+        // Probes, hooks and capabilities were changed as it was sealed; what was written is the same.
+        let mut written = web("web");
+        let drops = json!({ "capabilities": { "drop": ["MKNOD"] } });
+        written["spec"]["containers"][1]["securityContext"] = drops;
+        let stored = cluster.apply(&written).unwrap();
+        let again = cluster.apply(&written).unwrap();
+        assert_eq!(again["spec"], stored["spec"]);
+        written["spec"]["containers"][1]["image"] = json!("registry.example/cache:2");
+        let again = cluster.apply(&written).unwrap();
+        let image = |pod: &Value, name: &str| container(pod, name)["image"].clone();
+        assert_eq!(image(&again, "cache"), "registry.example/cache:2");
+        assert_eq!(
+            image(&again, "sealwire-proxy"),
+            image(&stored, "sealwire-proxy")
+        );
+        written["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"] = json!("/other");
+        let refused = cluster.apply(&written).unwrap_err();
+        assert!(refused.contains("pod updates may not change"), "{refused}");
+        // The same by kubectl's own reckoning of what has changed.
+        let client = |pod: &Value| {
+            let told = ["apply", "-f", "-"];
+            cluster.api.kubectl_with(&told, &pod.to_string())
+        };
+        for _ in 0..2 {
+            client(&web("reckoned")).unwrap();
+        }
+
         let patch = |patch: Value| {
             let patch = patch.to_string();
             let told = [
@@ -342,6 +377,14 @@ fn what_would_get_past_the_seal_is_refused_with_its_field_and_the_way_out() {
             (Box::new(spec("hostNetwork", json!(true))), "hostNetwork"),
             (Box::new(spec("hostPID", json!(true))), "hostPID"),
             (
+                Box::new(container("allowPrivilegeEscalation", json!(true))),
+                "allowPrivilegeEscalation",
+            ),
+            (
+                Box::new(container("capabilities", json!({ "add": ["ſYS_ADMIN"] }))),
+                "no capability",
+            ),
+            (
                 Box::new(spec("shareProcessNamespace", json!(true))),
                 "shareProcessNamespace",
             ),
@@ -391,8 +434,12 @@ fn an_ephemeral_container_joins_a_sealed_pod_only_without_what_gets_past_the_sea
             let done = cluster.api.kubectl_with(&told, &pod.to_string());
             done.map(drop).map_err(|error| error.to_string())
         };
-        let drops = json!({ "capabilities": { "drop": ["ALL"] } });
+        let drops =
+            json!({ "capabilities": { "drop": ["ALL"] }, "allowPrivilegeEscalation": false });
         let shell = |context: Value| json!({ "name": "debug", "image": "none", "securityContext": context });
+        let refused = join(shell(json!({ "capabilities": { "drop": ["ALL"] } })));
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("allowPrivilegeEscalation"), "{refused}");
         let refused = join(shell(
             json!({ "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] } }),
         ));

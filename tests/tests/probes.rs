@@ -192,6 +192,68 @@ fn a_tcp_probe_passes_while_somebody_listens_at_the_pods_own_address() {
     });
 }
 
+/// The health service as gRPC's own library has it. Arguments: where that is, and PORT.
+const HEALTH_SERVICE: &str = r#"
+import sys
+sys.path.insert(0, sys.argv[1])
+import grpc
+from concurrent import futures
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+service = health.HealthServicer()
+for name, status in {"": "SERVING", "shop": "SERVING", "till": "NOT_SERVING"}.items():
+    service.set(name, getattr(health_pb2.HealthCheckResponse, status))
+server = grpc.server(futures.ThreadPoolExecutor(2))
+health_pb2_grpc.add_HealthServicer_to_server(service, server)
+server.add_insecure_port("[::]:" + sys.argv[2])
+server.start()
+server.wait_for_termination()
+"#;
+
+/// Where `scripts/setup` has put it.
+const GRPC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/grpc-1.85.3");
+
+#[test]
+fn a_grpc_probe_passes_while_the_service_says_that_it_serves() {
+    in_a_mesh(|mesh| {
+        let (pod, sidecar) = probed(
+            mesh,
+            r#"{"web":{
+                "startup":{"grpc":{"port":9090},"timeoutSeconds":5},
+                "readiness":{"grpc":{"port":9090,"service":"shop"},"timeoutSeconds":5},
+                "liveness":{"grpc":{"port":9090,"service":"till"},"timeoutSeconds":5}
+            },"other":{
+                "readiness":{"grpc":{"port":9090,"service":"unknown"},"timeoutSeconds":5},
+                "liveness":{"grpc":{"port":8080},"timeoutSeconds":5}
+            }}"#,
+        );
+        assert_eq!(asked(&sidecar, "web/startup").0, 503, "before it listens");
+        let service = pod
+            .app("/usr/bin/python3")
+            .args(["-c", HEALTH_SERVICE, GRPC, "9090"])
+            .spawn()
+            .unwrap();
+        assert_eventually("the service listens", SOON, || {
+            pod.listens(9090).then_some(())
+        });
+        let _http = application(&pod, 8080, &[]);
+        for (probe, status, said) in [
+            ("web/startup", 200, "200"),
+            ("web/readiness", 200, "200"),
+            ("web/liveness", 503, "state 2"),
+            ("other/readiness", 503, "gRPC status 5"),
+            ("other/liveness", 503, "gRPC"),
+        ] {
+            let answer = asked(&sidecar, probe);
+            assert!(
+                answer.0 == status && answer.1.contains(said),
+                "{probe}: {answer:?}, {}",
+                service.stderr()
+            );
+        }
+    });
+}
+
 #[test]
 fn an_application_that_does_not_answer_fails_its_probe_in_the_declared_time() {
     in_a_mesh(|mesh| {

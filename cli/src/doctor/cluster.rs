@@ -124,7 +124,7 @@ async fn native_sidecars(client: &Client) -> Finding {
             Finding::warning(
                 check,
                 "the API server drops restartPolicy of init containers",
-                "turn the feature gate SidecarContainers on, or set injector.config.sidecar.native: never",
+                "turn the feature gate SidecarContainers on, or set config.sidecar.native: never in the chart's values",
             )
         }
         Err(error) => Finding::warning(

@@ -101,7 +101,8 @@ pub(crate) fn judge(pod: &Pod, policy: Policy) -> Seal {
             Seal::Exempt("its namespace seals labelled pods alone".to_owned())
         }
         _ if runs_on_windows(pod) => Seal::Exempt("it runs on Windows".to_owned()),
-        (_, Some(names::DISABLED)) => Seal::Exempt(format!(
+        // What it wishes counts only where the injector has let it.
+        _ if annotation(names::STATUS) == Some(names::OPTED_OUT) => Seal::Exempt(format!(
             "it opted out: {}",
             annotation(names::OPT_OUT_REASON).unwrap_or("without a reason")
         )),
@@ -338,13 +339,14 @@ mod tests {
             (
                 bare(label("disabled")),
                 Policy::Everybody,
-                false,
-                "without a reason",
+                true,
+                "create it anew",
             ),
             (
                 bare(|pod| {
                     pod["metadata"]["annotations"] = json!({
                         (names::INJECT): "disabled", (names::OPT_OUT_REASON): "legacy",
+                        (names::STATUS): names::OPTED_OUT,
                     });
                 }),
                 Policy::Everybody,

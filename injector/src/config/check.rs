@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use sealwire_proxy::config::{Config, KeySection, VaultAuthSection};
-use sealwire_proxy::pod::PodFacts;
+use sealwire_proxy::pod::{NAMESPACE, PodFacts, SERVICE_ACCOUNT};
 
 use super::{ConfigError, InjectorConfig, WebhookCertificate};
 use crate::names;
@@ -86,6 +86,22 @@ impl InjectorConfig {
                         path.display()
                     ),
                     format!("give `{missing}`, or name another file"),
+                ));
+            }
+        }
+        if let Some(pin) = &self.volumes.pin {
+            let said = [SERVICE_ACCOUNT, NAMESPACE];
+            let said = said
+                .iter()
+                .fold(pin.secret.clone(), |name, place| name.replace(place, ""));
+            if said.is_empty() {
+                return Err(ConfigError::invalid(
+                    "volumes.pin.secret",
+                    format!(
+                        "{:?} stands for every Secret, and no pod may take the PIN's",
+                        pin.secret
+                    ),
+                    format!("put something before it, such as sealwire-pin-{SERVICE_ACCOUNT}"),
                 ));
             }
         }

@@ -179,8 +179,10 @@ pub struct PolicySection {
     /// Whether a pod may opt out in a namespace where all are sealed.
     pub opt_out: OptOut,
     /// What becomes of NET_RAW, SETUID and SETGID, which container runtimes give to every container
-    /// that does not drop them, and with which it gets past capture.
+    /// that does not drop them, and of `allowPrivilegeEscalation`: with either it gets past capture.
     pub capabilities: Capabilities,
+    /// Whether a container has to say which user it runs as.
+    pub users: Users,
     /// Directories of the node that pods may mount (`hostPath`), with all below them.
     pub host_paths: Vec<PathBuf>,
     /// Whether it is looked up where claims of volumes lead.
@@ -209,6 +211,17 @@ pub enum Capabilities {
     Refuse,
     /// They are left. A process of root in such a container can get past capture.
     Leave,
+}
+
+/// Whether a container has to say which user it runs as.
+#[derive(Copy, Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Users {
+    /// Not: the image may. One whose own user is 1337, the sidecar's, gets past capture.
+    #[default]
+    Any,
+    /// A container without `runAsUser`, in a pod without one, is refused.
+    Given,
 }
 
 /// Whether it is looked up where claims lead.

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     Container, GRPCAction, HTTPGetAction, LifecycleHandler, Pod, PodSpec, Probe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sealwire_proxy::config::Ports;
 use serde_json::{Map, Value, json};
 
 use super::map;
@@ -33,7 +34,7 @@ pub(super) fn redirect(
     pod: &mut Value,
     own: &Pod,
     native: bool,
-    port: u16,
+    ports: &Ports,
 ) -> Result<Value, Refusal> {
     let mut faults = Faults::default();
     let mut declared = Map::new();
@@ -56,7 +57,7 @@ pub(super) fn redirect(
             let mut desk = Desk {
                 container,
                 field: format!("spec.{list}[{i}]"),
-                port,
+                ports,
                 faults: &mut faults,
                 declared: Map::new(),
             };
@@ -166,7 +167,8 @@ fn path_of(container: &str, kind: &str) -> String {
 struct Desk<'a> {
     container: &'a Container,
     field: String,
-    port: u16,
+    /// The sidecar's own.
+    ports: &'a Ports,
     faults: &'a mut Faults,
     declared: Map<String, Value>,
 }
@@ -234,7 +236,7 @@ impl Desk<'_> {
     fn action(&self, kind: &str) -> Value {
         json!({
             "path": path_of(&self.container.name, kind),
-            "port": self.port,
+            "port": self.ports.health,
             "scheme": "HTTP",
         })
     }
@@ -345,7 +347,17 @@ impl Desk<'_> {
         };
         let number = number.and_then(|number| u16::try_from(number).ok());
         if let Some(number) = number.filter(|number| *number != 0) {
-            return Some(number);
+            let mut taken = self.ports.named().into_iter();
+            let Some((name, _)) = taken.find(|(_, own)| *own == number) else {
+                return Some(number);
+            };
+            self.faults.add(
+                Reason::Probe,
+                format!("{}.{field}.port", self.field),
+                format!("{number} is the sidecar's own ({name}), which it would ask itself"),
+                "ask a port of the application",
+            );
+            return None;
         }
         let shown = match port {
             IntOrString::Int(number) => number.to_string(),

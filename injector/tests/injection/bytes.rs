@@ -51,6 +51,37 @@ fn what_is_nested_too_deep_is_no_review() {
 }
 
 #[test]
+fn what_would_take_many_times_its_size_in_memory_is_no_review() {
+    let nested = format!("[{}]", vec!["[0]"; 700_000].join(","));
+    let text = review("CREATE", "pods", &json!("HERE"))
+        .to_string()
+        .replace("\"HERE\"", &nested);
+    let refused = Review::read(TASKS[0], text.as_bytes()).unwrap_err();
+    assert!(matches!(refused, ReviewError::Crowded), "{refused}");
+}
+
+#[test]
+fn a_refusal_shows_of_a_value_as_much_as_somebody_reads() {
+    let host = "a".repeat(1_000_000);
+    let pod = json!({ "initContainers": [{
+        "name": "a", "image": "a", "livenessProbe": { "tcpSocket": { "host": host, "port": 80 } },
+    }] });
+    let message = answer(TASKS[0], &review("CREATE", "pods", &pod))
+        .0
+        .result
+        .message;
+    assert!(
+        message.contains("livenessProbe.tcpSocket.host"),
+        "{message}"
+    );
+    assert!(
+        message.contains("leave it out") && message.len() < 2000,
+        "{}",
+        message.len()
+    );
+}
+
+#[test]
 fn another_version_and_a_review_without_a_request_are_refused() {
     let mut other = review("CREATE", "pods", &json!({}));
     other["apiVersion"] = json!("admission.k8s.io/v1beta1");

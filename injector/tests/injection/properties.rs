@@ -62,11 +62,12 @@ proptest! {
         let _ = injector.validate(&pod, "shop", Scope::Namespace);
         let _ = injector.validate_update(&pod, &Value::Null);
         let _ = injector.validate_ephemeral(&pod, &pod);
+        let _ = injector.keep(&pod, &pod, "shop", Scope::Namespace);
     }
 }
 
 /// The pod without what the injector adds, and without what it is there to change: probes over the
-/// network, and dropped capabilities.
+/// network, and privileges that it drops.
 fn own_parts(pod: &Value) -> Value {
     let mut pod = pod.clone();
     let metadata = pod["metadata"].as_object_mut().unwrap();
@@ -127,6 +128,9 @@ fn without_dropped(container: &mut Map<String, Value>) {
     else {
         return;
     };
+    if context.get("allowPrivilegeEscalation") == Some(&json!(false)) {
+        context.remove("allowPrivilegeEscalation");
+    }
     if let Some(capabilities) = context
         .get_mut("capabilities")
         .and_then(Value::as_object_mut)
@@ -218,6 +222,7 @@ fn container(init: bool) -> impl Strategy<Value = Map<String, Value>> {
             1 => Just(json!({ "capabilities": { "add": ["NET_ADMIN"] } })),
             1 => Just(json!({ "privileged": true })),
             1 => Just(json!({ "runAsUser": 1337 })),
+            1 => Just(json!({ "allowPrivilegeEscalation": true })),
         ],
     );
     let probes = vec(proptest::option::weighted(0.4, probe()), 3);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sealwire_injector::config::{Capabilities, ModuleSource, OptOut};
+use sealwire_injector::config::{Capabilities, ModuleSource, OptOut, Users};
 use sealwire_injector::inject::{Injector, Scope};
 use serde_json::{Value, json};
 
@@ -133,6 +133,10 @@ fn whatever_is_changed_in_our_parts_is_refused_with_its_field() {
             "/spec/containers/0/securityContext/capabilities/drop",
             json!([]),
         ),
+        (
+            "/spec/containers/0/securityContext/allowPrivilegeEscalation",
+            json!(true),
+        ),
         ("/metadata/annotations/sealwire.io~1probes", json!("{}")),
         (
             "/metadata/annotations/sealwire.io~1status",
@@ -193,8 +197,13 @@ fn an_ephemeral_container_is_held_to_the_same_and_drops_capabilities_itself() {
         let validated = world.injector.validate_ephemeral(&sealed, &pod);
         validated.map_err(|refusal| refusal.to_string())
     };
-    with(json!({ "name": "a", "image": "a", "securityContext": { "capabilities": { "drop": ["ALL"] } } })).unwrap();
+    let drops = json!({ "capabilities": { "drop": ["ALL"] }, "allowPrivilegeEscalation": false });
+    with(json!({ "name": "a", "image": "a", "securityContext": drops })).unwrap();
     for (container, field) in [
+        (
+            json!({ "name": "a", "securityContext": { "capabilities": { "drop": ["ALL"] } } }),
+            "allowPrivilegeEscalation",
+        ),
         (
             json!({ "name": "a" }),
             "spec.ephemeralContainers[0].securityContext.capabilities.drop",
@@ -226,6 +235,93 @@ fn an_ephemeral_container_is_held_to_the_same_and_drops_capabilities_itself() {
     world.injector.validate_ephemeral(&own, &pod).unwrap();
 }
 
+#[test]
+fn a_pod_that_is_applied_again_as_it_was_written_stays_as_it_is() {
+    let mut kept = 0;
+    for (name, text) in pods() {
+        let world = World::of(&text);
+        let Ok(sealed) = world.inject(&text) else {
+            continue;
+        };
+        let written: Value = serde_saphyr::from_str(&text).unwrap();
+        let again = applied(&sealed, &written);
+        let result = world.injector.keep(&sealed, &again, "shop", world.scope);
+        kept += usize::from(result.is_some());
+        assert_eq!(result.unwrap_or(again), sealed, "{name}");
+    }
+    assert!(kept > 5, "only {kept} were put back");
+}
+
+#[test]
+fn what_an_update_changes_on_purpose_is_not_put_back() {
+    let (_, text) = pods()
+        .into_iter()
+        .find(|(name, _)| name == "probes-http")
+        .unwrap();
+    let world = World::of(&text);
+    let sealed = world.inject(&text).unwrap();
+    let written: Value = serde_saphyr::from_str(&text).unwrap();
+    for (path, value) in [
+        (
+            "/spec/containers/0/readinessProbe/httpGet/path",
+            json!("/other"),
+        ),
+        (
+            "/spec/containers/0/readinessProbe/httpGet/port",
+            json!(9999),
+        ),
+        ("/spec/containers/0/image", json!("registry.example/web:2")),
+    ] {
+        let mut again = applied(&sealed, &written);
+        *again.pointer_mut(path).unwrap() = value.clone();
+        let kept = world.injector.keep(&sealed, &again, "shop", world.scope);
+        let kept = kept.unwrap_or(again);
+        assert_eq!(kept.pointer(path), Some(&value), "{path}");
+    }
+    // Nothing of a pod that is not sealed, or no longer says so, is the injector's to put back.
+    let mut bare = sealed.clone();
+    bare["metadata"]["annotations"] = json!({});
+    let again = applied(&sealed, &written);
+    let keep = |old, new| world.injector.keep(old, new, "shop", world.scope);
+    assert_eq!(keep(&bare, &again), None);
+    assert_eq!(keep(&sealed, &bare), None);
+}
+
+/// A sealed pod with what was written applied to it again: probes, hooks and dropped capabilities
+/// are as they were written, in the order in which they were, the rest is as it is.
+fn applied(sealed: &Value, written: &Value) -> Value {
+    let mut again = sealed.clone();
+    for list in ["initContainers", "containers"] {
+        let there = again["spec"].get_mut(list).and_then(Value::as_array_mut);
+        if let Some(there) = there {
+            there.sort_by_key(|one| one["name"].as_str().unwrap().starts_with("sealwire-"));
+        }
+        let written = written["spec"][list].as_array().into_iter().flatten();
+        for container in written {
+            let containers = again["spec"][list].as_array_mut().unwrap();
+            let there = containers
+                .iter_mut()
+                .find(|there| there["name"] == container["name"])
+                .unwrap();
+            let asks = [
+                "startupProbe",
+                "readinessProbe",
+                "livenessProbe",
+                "lifecycle",
+            ];
+            for field in asks {
+                if let Some(value) = container.get(field) {
+                    there[field] = value.clone();
+                }
+            }
+            if let Some(drop) = container.pointer("/securityContext/capabilities/drop") {
+                there["securityContext"]["capabilities"]["drop"] = drop.clone();
+            }
+        }
+    }
+    again
+}
+
 /// How a pod's mesh is configured.
 struct World {
     injector: Injector,
@@ -236,10 +332,16 @@ impl World {
     fn of(text: &str) -> Self {
         let first = text.lines().next().unwrap_or_default();
         let with = first.strip_prefix("# with: ").unwrap_or_default();
-        let tokens = matches!(with, "pkcs11" | "module-volume");
+        let tokens = matches!(with, "pkcs11" | "module-volume" | "pin-by-account");
         let mut config = config(if tokens { PKCS11 } else { VAULT });
         match with {
             "opt-out" => config.policy.opt_out = OptOut::Allowed,
+            "leave-capabilities" => config.policy.capabilities = Capabilities::Leave,
+            "users-given" => config.policy.users = Users::Given,
+            "pin-by-account" => {
+                let pin = config.volumes.pin.as_mut().unwrap();
+                pin.secret = "pin-{serviceAccount}".to_owned();
+            }
             "refuse-capabilities" => config.policy.capabilities = Capabilities::Refuse,
             "host-paths" => config.policy.host_paths = vec!["/var/log".into()],
             "module-volume" => {

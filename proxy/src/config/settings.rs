@@ -141,9 +141,28 @@ impl Config {
                     expires: rule.expires,
                 })
                 .collect(),
-            own: self.vault_ranges()?,
+            own: [self.vault_ranges()?, self.hsm_ranges()?].concat(),
             node: self.capture.node.clone(),
         })
+    }
+
+    /// Where the PKCS#11 module has to connect to.
+    fn hsm_ranges(&self) -> Result<Vec<(IpNet, u16)>, ConfigError> {
+        let KeySection::Pkcs11(section) = &self.key else {
+            return Ok(Vec::new());
+        };
+        for (i, range) in section.ranges.iter().enumerate() {
+            check_net(format!("key.pkcs11.ranges[{i}]"), range)?;
+        }
+        if section.ranges.is_empty() != section.ports.is_empty() || section.ports.contains(&0) {
+            return Err(ConfigError::invalid(
+                "key.pkcs11.ports",
+                format!("{:?} with ranges {:?}", section.ports, section.ranges),
+                "name addresses and ports of the HSM, or neither where the module needs no network",
+            ));
+        }
+        let ports = |range: &IpNet| section.ports.iter().map(|port| (*range, *port)).collect();
+        Ok(section.ranges.iter().flat_map::<Vec<_>, _>(ports).collect())
     }
 
     fn key(&self) -> Result<KeyIn, ConfigError> {

@@ -182,6 +182,15 @@ pub struct Pkcs11Section {
     pub module: PathBuf,
     /// RFC 7512 URI of the key. The PIN is named by `pin-source=file:…`, never given inline.
     pub uri: String,
+    /// Addresses of the HSM, where the module connects to it over the network: the kernel lets the
+    /// proxy, and it alone, connect there. With `ports`.
+    // An older sidecar, which knows neither, takes a configuration without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub ranges: Vec<IpNet>,
+    /// TCP ports of the HSM at these addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
     /// Sessions used at most, which is also how many signatures run at once.
     #[serde(default = "default_sessions")]
     pub max_sessions: NonZeroUsize,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Bytes;
 use axum::http::header::{CONTENT_TYPE, TE, USER_AGENT};
-use axum::http::{HeaderMap, HeaderName, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use h2::RecvStream;
 use tokio::task::JoinSet;
 
@@ -19,7 +19,6 @@ const MAX_ANSWER: usize = 4096;
 const MAX_HEAD: u32 = 16 * 1024;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// `SERVING`, among the states of a service.
 const SERVING: u64 = 1;
@@ -66,16 +65,19 @@ impl GrpcCheck {
         let message = read(&mut body).await?;
         let trailers = body.trailers().await.map_err(failed)?.unwrap_or_default();
         // An answer without a message has its status in the head.
-        let status = [GRPC_STATUS, GRPC_MESSAGE].map(|name| {
-            let header = |headers: &HeaderMap| headers.get(&name).cloned();
-            header(&trailers).or_else(|| header(&head.headers))
-        });
-        match status {
-            [Some(status), _] if status == "0" => verdict(&message, &self.service),
-            [Some(status), message] => Err(format!("gRPC status {status:?}, message {message:?}")),
-            [None, _] => Err("an answer without a gRPC status".to_owned()),
+        let status = |headers: &HeaderMap| headers.get(GRPC_STATUS).map(number);
+        match status(&trailers).or_else(|| status(&head.headers)) {
+            Some(Some(0)) => verdict(&message, &self.service),
+            // Its message is the application's own words.
+            Some(Some(number)) => Err(format!("gRPC status {number}")),
+            Some(None) => Err("a gRPC status that is no number".to_owned()),
+            None => Err("an answer without a gRPC status".to_owned()),
         }
     }
+}
+
+fn number(status: &HeaderValue) -> Option<u16> {
+    status.to_str().ok()?.parse().ok()
 }
 
 async fn read(body: &mut RecvStream) -> Result<Vec<u8>, String> {
@@ -191,8 +193,10 @@ mod tests {
             let mut answer = respond.send_response(Response::new(()), false).unwrap();
             answer.send_data(frame.into(), false).unwrap();
             let status = status.parse().unwrap();
+            let words = HeaderName::from_static("grpc-message");
+            let words = (words, HeaderValue::from_static("own words"));
             answer
-                .send_trailers(HeaderMap::from_iter([(GRPC_STATUS, status)]))
+                .send_trailers(HeaderMap::from_iter([(GRPC_STATUS, status), words]))
                 .unwrap();
             driving.await.unwrap();
         };
@@ -209,7 +213,7 @@ mod tests {
         assert!(refused.contains("state 2"), "{refused}");
         let refused = checked(b"", "12").await.unwrap_err();
         assert!(
-            refused.contains("gRPC status") && refused.contains("12"),
+            refused.contains("gRPC status 12") && !refused.contains("own words"),
             "{refused}"
         );
     }

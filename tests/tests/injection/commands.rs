@@ -60,10 +60,17 @@ fn the_doctor_finds_a_cluster_fit_before_anything_is_installed() {
 #[test]
 fn the_doctor_sees_a_pod_come_up_sealed_and_says_why_when_none_does() {
     in_each_cluster(|cluster| {
-        assert_eq!(finding(cluster, "sealing in shop").0, "good");
-        assert_eq!(finding(cluster, "configuration in shop").0, "good");
-        assert_eq!(finding(cluster, "mutating webhooks").0, "good");
-        assert_eq!(finding(cluster, "validating webhooks").0, "good");
+        cluster.wait_until_configured("shop");
+        for check in [
+            "sealing in shop",
+            "configuration in shop",
+            "mutating webhooks",
+            "validating webhooks",
+        ] {
+            assert_eventually(check, SOON, || {
+                (finding(cluster, check).0 == "good").then_some(())
+            });
+        }
 
         cluster.kill_injectors();
         let (state, said) = finding(cluster, "sealing in shop");

@@ -74,7 +74,7 @@ fn dry_run<'a>(
 }
 
 /// Every container of the pod's own is in the sealed one, in the same order, as it was but for
-/// probes, hooks and capabilities; and so is everything else of the pod.
+/// probes, hooks and privileges; and so is everything else of the pod.
 fn has_all_of(own: &Value, sealed: &Value) {
     let name = &own["metadata"]["name"];
     for kind in ["initContainers", "containers"] {
@@ -93,7 +93,9 @@ fn has_all_of(own: &Value, sealed: &Value) {
                 ] {
                     container[field] = Value::Null;
                 }
-                container["securityContext"]["capabilities"] = Value::Null;
+                for field in ["capabilities", "allowPrivilegeEscalation"] {
+                    container["securityContext"][field] = Value::Null;
+                }
                 // The API server's own mount of a token has a name of chance.
                 let mounts = container["volumeMounts"].as_array_mut();
                 for mount in mounts.into_iter().flatten() {

@@ -56,6 +56,12 @@ timeoutSeconds: {{ .root.Values.webhooks.timeoutSeconds }}
     || object.metadata.?annotations != oldObject.metadata.?annotations
 {{- end }}
 
+{{/* An update that changes what a pod is may come from whoever wrote it, before it was sealed. */}}
+{{- define "sealwire.applies" -}}
+- name: changes-the-pod
+  expression: request.operation != 'UPDATE' || object.spec != oldObject.spec
+{{- end }}
+
 {{/* The Secret with the serving certificate that somebody else keeps. */}}
 {{- define "sealwire.certificate" -}}
 {{- if eq .Values.webhooks.certificate.source "certManager" -}}
