@@ -34,7 +34,7 @@ fn root(leaves: &[[u8; 32]]) -> [u8; 32] {
         [one] => *one,
         several => {
             let (left, right) = several.split_at(several.len().next_power_of_two() / 2);
-            Sha256::digest([&[1][..], &root(left), &root(right)].concat()).into()
+            Sha256::digest([&[1_u8][..], &root(left), &root(right)].concat()).into()
         }
     }
 }
@@ -68,7 +68,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     put("journal", &framed(tree.len() as u64, waiting));
     if !tree.is_empty() {
-        let leaf = |entry: &&[u8]| Sha256::digest([&[0][..], entry].concat()).into();
+        let leaf = |entry: &&[u8]| Sha256::digest([&[0_u8][..], entry].concat()).into();
         let leaves: Vec<[u8; 32]> = tree.iter().map(leaf).collect();
         let size = tree.len();
         let bundle = tree.iter().flat_map(|entry| {
