@@ -357,7 +357,7 @@ fn log(record: &Record) {
                 peer = link.map(|link| link.peer.as_str()),
                 peer_serial = link.map(|link| link.peer_serial.as_str()),
                 version = link.map(|link| link.version),
-                suite = link.map(|link| link.suite),
+                suite = link.map(|link| link.suite.as_str()),
                 group = link.map(|link| link.group.as_str()),
                 resumed = link.map(|link| link.resumed),
                 observed_tls = record.observed_tls.as_deref(),

@@ -8,6 +8,7 @@ use rustls::CipherSuite;
 use rustls::server::Acceptor;
 use sealwire_link::Moved;
 use sealwire_link::fields::Fields;
+use sealwire_link::record::iana_name;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -175,15 +176,6 @@ impl ServerHello {
     }
 }
 
-/// The name of a cipher suite as IANA has it, where rustls says by a prefix of its own that it is one
-/// of TLS 1.3.
-pub(crate) fn iana_name(suite: &str) -> String {
-    match suite.strip_prefix("TLS13_") {
-        Some(rest) => format!("TLS_{rest}"),
-        None => suite.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -219,19 +211,6 @@ mod tests {
                 .unwrap()
                 .version
                 < OLDEST
-        );
-    }
-
-    #[test]
-    fn suites_have_the_names_of_iana() {
-        let name = |suite: CipherSuite| iana_name(suite.as_str().unwrap());
-        assert_eq!(
-            name(CipherSuite::TLS13_AES_256_GCM_SHA384),
-            "TLS_AES_256_GCM_SHA384"
-        );
-        assert_eq!(
-            name(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
         );
     }
 

@@ -18,7 +18,7 @@ use crate::admission::Admission;
 use crate::driver::{self, Sealed};
 use crate::error::LinkError;
 use crate::pool::SigningPool;
-use crate::record::{Direction, LinkFacts, Moved, Outcome};
+use crate::record::{Direction, LinkFacts, Moved, Outcome, iana_name};
 use crate::registry::{Entered, LiveLink, Membership, Peer, Registry};
 use crate::relay::{End, Ended, relay_sealed};
 use crate::socket::{enter_runtime, leave_runtime, prepare, reset};
@@ -289,7 +289,7 @@ impl Links {
             suite: connection
                 .negotiated_cipher_suite()
                 .and_then(|suite| suite.suite().as_str())
-                .unwrap_or("unknown"),
+                .map_or_else(|| "unknown".to_owned(), iana_name),
             group: connection
                 .negotiated_key_exchange_group()
                 .and_then(|group| group.name().as_str())

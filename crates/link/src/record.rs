@@ -66,7 +66,7 @@ pub struct LinkFacts {
     /// TLS version, such as `TLSv1_3`.
     pub version: &'static str,
     /// Cipher suite by its IANA name.
-    pub suite: &'static str,
+    pub suite: String,
     /// Key exchange group by its IANA name.
     pub group: String,
     /// Whether the handshake resumed an earlier session (RFC 8446 section 2.2).
@@ -211,6 +211,15 @@ pub struct Record {
     pub outcome: Outcome,
 }
 
+/// The name of a cipher suite as IANA has it, where rustls says by a prefix of its own that it is one
+/// of TLS 1.3.
+pub fn iana_name(suite: &str) -> String {
+    match suite.strip_prefix("TLS13_") {
+        Some(rest) => format!("TLS_{rest}"),
+        None => suite.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,5 +234,18 @@ mod tests {
         moving.is_at(moved(15, 1));
         assert_eq!(moving.account(), moved(5, 0));
         assert_eq!(moving.so_far(), moved(15, 1));
+    }
+
+    #[test]
+    fn suites_have_the_names_of_iana() {
+        let name = |suite: rustls::CipherSuite| iana_name(suite.as_str().unwrap());
+        assert_eq!(
+            name(rustls::CipherSuite::TLS13_AES_256_GCM_SHA384),
+            "TLS_AES_256_GCM_SHA384"
+        );
+        assert_eq!(
+            name(rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+        );
     }
 }

@@ -83,6 +83,8 @@ pub(crate) struct LogAccount {
     pub(crate) findings_more: u64,
     /// Records that no checkpoint covers.
     pub(crate) unsigned: u64,
+    /// Records that a run signed for the one before it, in words.
+    pub(crate) taken_over: Vec<String>,
 }
 
 /// Gaps of one cause that the records themselves state.

@@ -113,6 +113,12 @@ fn read_one(ledger: &mut Ledger, verdict: &LogVerdict) -> LogAccount {
             .collect(),
         findings_more: number(verdict.wrong().count().saturating_sub(FINDINGS)),
         unsigned: 0,
+        taken_over: verdict
+            .remarks()
+            .filter(|finding| finding.problem == Problem::TakenOver)
+            .take(FINDINGS)
+            .map(ToString::to_string)
+            .collect(),
     };
     if account.findings.is_empty() && !verdict.is_good() {
         // So many remarks came before it that what is wrong found no room among them.

@@ -8,7 +8,6 @@ use sealwire_evidence::Recorder;
 use sealwire_evidence::record::{Bytes, Direction, Flow, Protocol, Refusal};
 use sealwire_link::{self as link, LiveLink, Moved, Outcome, Record};
 
-use crate::observed_tls::iana_name;
 use crate::passing::Passage;
 
 /// Tells evidence of connections.
@@ -110,7 +109,7 @@ pub(super) fn flow(link: &LiveLink) -> Flow {
         serial: facts.serial.clone(),
         destination: Some(link.destination),
         version: facts.version.to_owned(),
-        suite: iana_name(facts.suite),
+        suite: facts.suite.clone(),
         group: facts.group.clone(),
         resumed: facts.resumed,
     }

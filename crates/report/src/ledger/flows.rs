@@ -83,8 +83,7 @@ impl Flows {
             peer,
             destination,
             version: names.get(&flow.version),
-            // What rustls calls TLS13_…, and this did once, is TLS_… to IANA.
-            suite: names.get(&flow.suite.replacen("TLS13_", "TLS_", 1)),
+            suite: names.get(&flow.suite),
             group: names.get(&flow.group),
         };
         if full && !self.rows.contains_key(&key) {

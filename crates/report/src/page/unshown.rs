@@ -33,6 +33,10 @@ pub(super) fn unshown(account: &Account) -> Markup {
                 a href="#verify" { "How to verify this page" } "."
             }
             li {
+                "Whether a log was deleted and another begun while its pod lived. The time of its first record should be that of \
+                 the pod’s start, which the cluster’s own audit log has."
+            }
+            li {
                 "What a pod did before its sidecar started. The rules of capture are set before that and let nothing pass; \
                  that they were is in the records by the digest of the rules, not by the packets."
             }
@@ -132,6 +136,18 @@ fn lacking(account: &Account) -> Vec<Markup> {
             (log.name) ": " (counted(log.unsigned, "record", "records")) " at its end under no signed checkpoint."
         });
     }
+    let taken_over: Vec<String> = account
+        .logs
+        .iter()
+        .flat_map(|log| {
+            let runs = log.taken_over.iter();
+            runs.map(|records| format!("{}: {records}", log.name))
+        })
+        .collect();
+    lacking.extend(named(
+        "Whether these records are as they were written, since they waited unsigned from one run for the next",
+        &taken_over,
+    ));
     let findings: Vec<String> = account
         .logs
         .iter()

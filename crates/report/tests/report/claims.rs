@@ -400,3 +400,17 @@ fn names_of_strangers_neither_turn_the_page_around_nor_reckon_in_a_spreadsheet()
     assert!(table.contains("none;'@SUM(1)"), "{table}");
     assert!(!table.contains('\u{202e}') && !table.contains('\u{1b}'));
 }
+
+#[test]
+fn records_that_a_later_run_signed_for_an_earlier_one_are_said_to_be_so() {
+    let world = World::new();
+    let mut web = world.mesh.pod("shop/web", "web-0", BEGIN);
+    web.idle(20);
+    web.unsigned(2);
+    let mut web = web.crash(Duration::seconds(90));
+    web.idle(36);
+    web.stop();
+    let page = world.report(Some("shop web-0\n")).page();
+    assert!(page.contains("waited unsigned from one run for the next"));
+    assert!(page.contains("which took them over"));
+}
