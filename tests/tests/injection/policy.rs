@@ -25,6 +25,12 @@ fn without_webhooks(cluster: &Cluster) -> Value {
         });
         cluster.dry_run(&elsewhere).ok()
     });
+    // The API server takes a moment to know a policy that has come.
+    assert_eventually("the policy is in force", SOON, || {
+        let pod = like(&sealed, "probe", &spec("hostPID", json!(true)));
+        let refused = cluster.dry_run(&pod).err()?;
+        refused.contains("ValidatingAdmissionPolicy").then_some(())
+    });
     sealed
 }
 
@@ -307,6 +313,11 @@ fn nobody_gets_into_the_sidecar_of_a_sealed_namespace() {
             let done = cluster.api.kubectl(&told);
             done.map_err(|error| error.to_string())
         };
+        // The API server takes a moment to know a policy that has come.
+        assert_eventually("the policy is in force", SOON, || {
+            let refused = enter("exec", "sealwire-proxy").unwrap_err();
+            refused.contains("ValidatingAdmissionPolicy").then_some(())
+        });
         for way in ["exec", "attach"] {
             for container in ["sealwire-proxy", "sealwire-capture"] {
                 assert_refused_by_the_policy("nobody gets into the sidecar", enter(way, container));
