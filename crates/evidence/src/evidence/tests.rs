@@ -294,14 +294,7 @@ fn what_finds_no_room_is_counted_and_a_gap_says_how_much() {
     until(&evidence, "a checkpoint", |figures| figures.checkpoints > 1);
     evidence.stop(stop(), DEADLINE).unwrap();
     world.is_good();
-    let (mut told, mut lost) = (0, 0);
-    for record in world.records() {
-        match record.event {
-            Event::Gap(gap) if gap.cause == GapCause::Other => told += 1,
-            Event::Gap(gap) if gap.cause == GapCause::Overload => lost += gap.lost.unwrap(),
-            _ => {}
-        }
-    }
+    let (told, lost) = told_and_lost(&world, GapCause::Overload);
     assert!(lost > 0);
     assert_eq!(told + lost, 10_000);
 }
@@ -330,4 +323,17 @@ fn evidence_that_is_dropped_without_a_word_ends_as_after_a_crash() {
         _ => None,
     });
     assert!(gaps.collect::<Vec<_>>().contains(&GapCause::Crash));
+}
+
+/// Gaps of another cause that a log tells, and records that are lost by this cause.
+fn told_and_lost(world: &World, cause: GapCause) -> (u64, u64) {
+    let (mut told, mut lost) = (0, 0);
+    for record in world.records() {
+        match record.event {
+            Event::Gap(gap) if gap.cause == GapCause::Other => told += 1,
+            Event::Gap(gap) if gap.cause == cause => lost += gap.lost.unwrap(),
+            _ => {}
+        }
+    }
+    (told, lost)
 }

@@ -61,14 +61,7 @@ fn another_key_signs_what_found_no_room_under_the_first() {
     });
     evidence.stop(stop(), DEADLINE).unwrap();
     world.is_good();
-    let (mut told, mut lost) = (0, 0);
-    for record in world.records() {
-        match record.event {
-            Event::Gap(gap) if gap.cause == GapCause::Other => told += 1,
-            Event::Gap(gap) if gap.cause == GapCause::Storage => lost += gap.lost.unwrap(),
-            _ => {}
-        }
-    }
+    let (told, lost) = told_and_lost(&world, GapCause::Storage);
     assert!((100..1100).contains(&told), "{told}");
     assert!(told + lost >= 1100, "{told} and {lost}");
 }
