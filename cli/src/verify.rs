@@ -71,7 +71,7 @@ impl Verify {
         } else {
             verdict.logs.iter().for_each(tell);
             for (origin, size) in missing {
-                say(&format!(
+                say_of_records(&format!(
                     "✘ {origin}: a checkpoint of {size} records was kept, and there is no such log"
                 ));
             }
