@@ -1,14 +1,26 @@
 //! Structured logs on standard output, their level changeable while the process runs.
 
-use std::fmt;
+mod lines;
+
 use std::sync::Arc;
+use std::{fmt, io};
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+use self::lines::Lines;
+pub use self::lines::LogThread;
 use crate::config::{LogFormat, LogSection};
+
+/// A log that has begun.
+#[derive(Debug)]
+pub struct Log {
+    /// Changes its level.
+    pub level: LogLevel,
+    lines: Lines,
+}
 
 /// Changes the log level.
 #[derive(Clone)]
@@ -36,25 +48,37 @@ impl fmt::Debug for LogLevel {
     }
 }
 
+impl Log {
+    /// Has a thread write what is logged from now on, so that nobody else waits for who reads it.
+    ///
+    /// # Errors
+    /// When there is no standard output, or no thread can be started.
+    pub fn write_by_thread(&self) -> io::Result<LogThread> {
+        self.lines.write_by_thread()
+    }
+}
+
 /// Begins to log. Once a process.
 ///
 /// # Errors
 /// When the level cannot be parsed, or logging has begun already.
-pub fn start(section: &LogSection) -> Result<LogLevel, String> {
+pub fn start(section: &LogSection) -> Result<Log, String> {
+    let lines = Lines::default();
     let (filter, handle) = reload::Layer::new(parse(&section.level)?);
-    let lines = match section.format {
-        LogFormat::Json => tracing_subscriber::fmt::layer()
-            .json()
-            .flatten_event(true)
-            .boxed(),
-        LogFormat::Text => tracing_subscriber::fmt::layer().boxed(),
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
+    let layer = match section.format {
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Text => layer.boxed(),
     };
     tracing_subscriber::registry()
         .with(filter)
-        .with(lines)
+        .with(layer)
         .try_init()
         .map_err(|error| error.to_string())?;
-    Ok(LogLevel(Arc::new(move |filter| change(&handle, filter))))
+    Ok(Log {
+        level: LogLevel(Arc::new(move |filter| change(&handle, filter))),
+        lines,
+    })
 }
 
 fn change(handle: &Handle<EnvFilter, Registry>, filter: EnvFilter) -> Result<(), String> {

@@ -86,6 +86,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "sealwire_vault_up",
         "1 while there is a valid token and Vault or OpenBao answers"
     );
+    describe_counter!(
+        "sealwire_log_lines_lost_total",
+        "Lines of the log that were lost, since who reads it does not keep up"
+    );
     describe_counter!("sealwire_vault_logins_total", "Logins that succeeded");
     describe_counter!(
         "sealwire_vault_token_renewals_total",

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
 use crate::capture::original_destination;
-use crate::capture::prove::ProofDesk;
+use crate::capture::prove::{ProofDesk, is_reserved};
 use crate::config::{ExceptionKind, ExceptionRule};
 use crate::observe::{Begun, Ending, Observer};
 use crate::observed_tls;
@@ -49,8 +49,8 @@ impl Outbound {
             }
             Err(error) => return self.refuse_unredirected(app, source, error),
         };
-        if self.desk.claim(source, destination) {
-            return;
+        if is_reserved(destination) {
+            return self.desk.receive(app, destination).await;
         }
         let mut begun = self
             .observer

@@ -71,7 +71,7 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
         .clone()
         .map(|evidence| evidence::Prepared::new(evidence, pod.node.as_deref()))
         .transpose()?;
-    let log_level = logging::start(&settings.config.log)
+    let log = logging::start(&settings.config.log)
         .map_err(|problem| anyhow::anyhow!("log.level: {problem}"))?;
     if let Err(problem) = raise_limit(settings.config.limits.connections) {
         tracing::warn!(problem, "fewer connections are possible than configured");
@@ -83,6 +83,7 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
     for (measure, state) in confinement.gaps() {
         tracing::warn!(measure, ?state, "the proxy is not wholly locked in");
     }
+    let _written_to_its_end = log.write_by_thread()?;
     let workers = settings.config.limits.workers;
     // What is sealed goes before what is to be.
     let relays = runtime("sealwire-relay", workers, || ())?;
@@ -92,7 +93,7 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
         pod: pod.clone(),
         text,
         settings,
-        log_level,
+        log_level: log.level,
         confinement,
         relays: relays.handle().clone(),
         state: State::new(),

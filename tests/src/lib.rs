@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod load;
 pub mod names;
 pub mod peers;
+mod warnings;
 
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,9 @@ fn in_a_mesh_with(privilege: Privilege, test: impl Fn(&Mesh)) {
     let programs = Programs::beside(&own).expect("the programs are built");
     let mut mesh = Mesh::new(privilege, &programs).expect("a mesh can be made");
     mesh.log_at("trace");
+    let told = warnings::told_on_failure(&mesh.world().output());
     test(&mesh);
+    drop(told);
     let script = format!(
         "export LC_ALL=C
         cd {}

@@ -271,6 +271,63 @@ fn when_the_rules_vanish_while_it_runs_readiness_falls() {
     });
 }
 
+/// Opens connections until their ports are all that the pod has, and holds them.
+const HOLD_ALL_PORTS: &str = "
+import socket, sys, time
+held, ports, address, wanted = [], set(), sys.argv[1], set(range(40000, 40012))
+for port in range(8000, 8040):
+    for _ in range(4):
+        s = socket.create_connection((address, port), 10)
+        s.sendall(b'x')
+        assert s.recv(1) == b'x'
+        held.append(s)
+        ports.add(s.getsockname()[1])
+print(ports == wanted, sorted(ports), flush=True)
+time.sleep(60)";
+
+#[test]
+fn capture_is_proven_also_where_applications_hold_every_port_that_it_could_come_from() {
+    in_a_mesh(|mesh| {
+        let (to, _to_car) = mesh.sealed_pod("to", &Sealing::default()).unwrap();
+        let _servers: Vec<_> = (8000..8040).map(|port| server(&to, port, "echo")).collect();
+        let from = mesh.world().pod("from").unwrap();
+        let sealing = Sealing::default();
+        let config = mesh.prepare(&from, &sealing).unwrap();
+        let text = mesh
+            .config(&from, &sealing)
+            .replace("uid: 1337,", "uid: 1337, proveEverySeconds: 1,");
+        mesh.write(&config, &text).unwrap();
+        mesh.capture(&from, &config).unwrap();
+        let few = ["-qw", "net.ipv4.ip_local_port_range=40000 40011"];
+        let narrowed = from.command("sysctl").args(few).run(SOON).unwrap();
+        assert!(narrowed.success(), "{}", narrowed.stderr);
+        let mut sidecar = mesh.start(&from, &config).unwrap();
+        sidecar.wait_until_ready().unwrap();
+
+        let address = to.v4().to_string();
+        let holding = from.app("/usr/bin/python3");
+        let holding = holding.args(["-c", HOLD_ALL_PORTS, &address]);
+        let holding = holding.spawn().unwrap();
+        let held = assert_eventually("all ports are held", SOON, || {
+            let said = holding.stdout() + &holding.stderr();
+            (!said.is_empty()).then_some(said)
+        });
+        assert!(held.starts_with("True"), "{held}");
+        // The kernel gives what it redirects another port then, where two would be the same.
+        let proofs = |outcome: &str| {
+            let metrics = sidecar.metrics();
+            let name = format!("sealwire_capture_proofs_total{{outcome=\"{outcome}\"}} ");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            line.map_or(0, |count| count.parse::<u64>().unwrap())
+        };
+        let before = proofs("ok");
+        assert_eventually("capture is proven again and again", SOON, || {
+            (proofs("ok") >= before + 3).then_some(())
+        });
+        assert_eq!(proofs("failed"), 0);
+    });
+}
+
 #[test]
 fn a_connection_that_names_the_outbound_port_itself_is_refused() {
     in_a_mesh(|mesh| {

@@ -482,3 +482,41 @@ fn no_pin_stands_in_any_log_argument_or_environment_even_at_trace_level() {
         }
     });
 }
+
+/// Runs a program whose standard output is a pipe that nobody reads.
+const UNREAD: &str = "
+import os, sys
+reads, writes = os.pipe()
+os.dup2(writes, 1)
+os.set_inheritable(reads, True)
+os.execv(sys.argv[1], sys.argv[1:])";
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up_and_what_is_lost_of_it_is_counted() {
+    in_a_mesh(|mesh| {
+        let (to, _inn) = mesh.sealed_pod("to", &Sealing::default()).unwrap();
+        let _echo = server(&to, 7000, "echo");
+        let (pod, config, _) = prepared(mesh);
+        let command = pod
+            .command("/usr/bin/python3")
+            .user(PROXY_UID)
+            .env("SOFTHSM2_CONF", mesh.hsm_directory().join("softhsm2.conf"))
+            .args(["-c", UNREAD])
+            .args([&mesh.programs().proxy])
+            .args(["run", "--config"])
+            .args([&config]);
+        let mut stuck = mesh.start_with(&pod, &config, command).unwrap();
+        stuck.wait_until_ready().unwrap();
+        let answer = client(&pod, to.v4(), 7000, "many").run(LONG).unwrap();
+        assert_eq!(answer.stdout.trim(), "1000 of 1000");
+        assert_eventually("lines are lost", SOON, || {
+            let metrics = stuck.metrics();
+            let name = "sealwire_log_lines_lost_total ";
+            let lost = metrics.lines().find_map(|line| line.strip_prefix(name));
+            lost.is_some_and(|lost| lost != "0").then_some(())
+        });
+        assert!(stuck.is_ready());
+        stuck.process.signal("TERM");
+        assert!(stuck.process.wait(SOON).unwrap().success(), "it ends");
+    });
+}

@@ -108,11 +108,13 @@ impl World {
     pub fn new(privilege: Privilege) -> Result<Self, WorldError> {
         check_programs(privilege)?;
         let inner = Arc::new(Inner::new(privilege)?);
+        // Without an address of its own the bridge takes the lowest of its ports: pods that are there
+        // when another joins would send what is for the node to an address that it no longer has.
         inner.script(
             "network",
             "mount -t tmpfs -o mode=755 tmpfs /run && mkdir -p /run/netns
              ip link set lo up
-             ip link add br0 type bridge
+             ip link add br0 address 02:00:00:00:00:01 type bridge
              ip address add 198.18.255.1/15 dev br0
              ip -6 address add fd00:5ea1::ffff:1/64 dev br0 nodad
              ip link set br0 up",

@@ -4,18 +4,21 @@
 //!
 //! Inbound capture cannot be proven from inside a pod.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::rules::{PROOF_V4, PROOF_V6};
 
@@ -25,17 +28,23 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// The port of the reserved addresses that is dialled.
 const PORT: u16 = 443;
 
-/// Most arrivals remembered at once: applications can dial the reserved addresses too.
-const MAX_ARRIVALS: usize = 64;
+/// What a proof's connection is known by: the bytes that it carries, which nobody else knows. Not by
+/// its source, which the kernel changes where another connection that it redirects has the same port.
+type Nonce = [u8; 16];
 
-/// Where the outbound side reports connections to the reserved addresses, and the proof waits for
+/// Where the outbound side hands connections to the reserved addresses in, and the proof waits for
 /// its own among them.
 #[derive(Debug, Default)]
 pub struct ProofDesk {
-    arrivals: Mutex<HashSet<(SocketAddr, SocketAddr)>>,
-    arrived: Notify,
+    awaited: Mutex<HashMap<Nonce, Awaited>>,
     /// Datagrams that the kernel has refused, or is about to.
     datagrams: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    destination: SocketAddr,
+    arrived: oneshot::Sender<()>,
 }
 
 /// Capture has been seen to work.
@@ -74,19 +83,13 @@ pub enum ProofError {
 }
 
 impl ProofDesk {
-    /// Reports a connection that arrived at the outbound port; true when it was one to a reserved
-    /// address, which goes no further.
-    pub fn claim(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        if !addresses().contains(&destination.ip()) {
-            return false;
+    /// Takes a connection that arrived at the outbound port and was for a reserved address: it goes
+    /// no further.
+    pub async fn receive(&self, mut socket: TcpStream, destination: SocketAddr) {
+        let mut nonce = Nonce::default();
+        if let Ok(Ok(_)) = timeout(DEADLINE, socket.read_exact(&mut nonce)).await {
+            self.take(&nonce, destination);
         }
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        if arrivals.len() < MAX_ARRIVALS {
-            arrivals.insert((canonical(source), canonical(destination)));
-        }
-        drop(arrivals);
-        self.arrived.notify_waiters();
-        true
     }
 
     /// Proves outbound capture now.
@@ -94,7 +97,6 @@ impl ProofDesk {
     /// # Errors
     /// See [`ProofError`].
     pub async fn prove(&self) -> Result<Proof, ProofError> {
-        self.forget();
         let [v4, v6] = addresses().map(|ip| SocketAddr::new(ip, PORT));
         self.prove_tcp(v4).await?;
         let ipv6 = self.prove_tcp(v6).await?;
@@ -102,7 +104,6 @@ impl ProofDesk {
         if ipv6 {
             self.prove_udp(v6).await?;
         }
-        self.forget();
         Ok(Proof {
             at: OffsetDateTime::now_utc(),
             ipv6,
@@ -121,41 +122,49 @@ impl ProofDesk {
             destination,
             problem,
         };
+        let mut nonce = Nonce::default();
+        getrandom(&mut nonce, GetRandomFlags::empty())
+            .map_err(|error| failed(error.to_string()))?;
+        let (arrived, arrival) = oneshot::channel();
+        let awaited = Awaited {
+            destination,
+            arrived,
+        };
+        self.awaited().insert(nonce, awaited);
         let attempt = async {
-            let socket = match TcpStream::connect(destination).await {
+            let mut socket = match TcpStream::connect(destination).await {
                 Ok(socket) => socket,
                 Err(error) if destination.is_ipv6() && is_unroutable(&error) => return Ok(false),
                 Err(error) => return Err(failed(error.to_string())),
             };
-            let local = socket
-                .local_addr()
-                .map_err(|error| failed(error.to_string()))?;
-            self.wait_for(canonical(local), destination).await;
-            Ok(true)
+            let written = socket.write_all(&nonce).await;
+            written.map_err(|error| failed(error.to_string()))?;
+            let arrived = arrival.await.map(|()| true);
+            arrived.map_err(|_| failed("nobody waits for it any more".to_owned()))
         };
-        match tokio::time::timeout(DEADLINE, attempt).await {
-            Ok(result) => result,
-            Err(_) => Err(failed(format!("nothing arrived within {DEADLINE:?}"))),
+        let outcome = timeout(DEADLINE, attempt)
+            .await
+            .unwrap_or_else(|_| Err(failed(format!("nothing arrived within {DEADLINE:?}"))));
+        self.awaited().remove(&nonce);
+        outcome
+    }
+
+    fn take(&self, nonce: &Nonce, destination: SocketAddr) {
+        let mut awaited = self.awaited();
+        let is_its = |awaited: &Awaited| {
+            awaited.destination.ip() == destination.ip().to_canonical()
+                && awaited.destination.port() == destination.port()
+        };
+        if awaited.get(nonce).is_some_and(is_its)
+            && let Some(Awaited { arrived, .. }) = awaited.remove(nonce)
+        {
+            // Whoever waited may have given up.
+            let _ = arrived.send(());
         }
     }
 
-    async fn wait_for(&self, source: SocketAddr, destination: SocketAddr) {
-        loop {
-            // Registered before looking, so that an arrival in between is not missed.
-            let mut arrived = std::pin::pin!(self.arrived.notified());
-            arrived.as_mut().enable();
-            if self.has_arrived(source, destination) {
-                return;
-            }
-            arrived.await;
-        }
-    }
-
-    fn has_arrived(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        self.arrivals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&(source, destination))
+    fn awaited(&self) -> MutexGuard<'_, HashMap<Nonce, Awaited>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn prove_udp(&self, destination: SocketAddr) -> Result<(), ProofError> {
@@ -177,13 +186,6 @@ impl ProofDesk {
             }),
         }
     }
-
-    fn forget(&self) {
-        self.arrivals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-    }
 }
 
 async fn send_datagram(destination: SocketAddr) -> io::Result<()> {
@@ -194,6 +196,11 @@ async fn send_datagram(destination: SocketAddr) -> io::Result<()> {
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.send_to(b"sealwire", destination).await.map(|_| ())
+}
+
+/// Whether a connection with this destination is for [`ProofDesk::receive`].
+pub fn is_reserved(destination: SocketAddr) -> bool {
+    addresses().contains(&destination.ip().to_canonical())
 }
 
 /// The reserved addresses.
@@ -213,32 +220,48 @@ fn is_unroutable(error: &io::Error) -> bool {
         .is_some_and(|code| unroutable.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
-    fn only_connections_to_the_reserved_addresses_are_claimed() {
-        let desk = ProofDesk::default();
-        let source = "198.18.0.2:40000".parse().unwrap();
-        assert!(desk.claim(source, "198.51.100.1:443".parse().unwrap()));
-        assert!(desk.claim(source, "[2001:db8::1]:443".parse().unwrap()));
-        assert!(!desk.claim(source, "198.18.0.3:443".parse().unwrap()));
+    fn only_connections_to_the_reserved_addresses_are_for_the_desk() {
+        for reserved in ["198.51.100.1:443", "[2001:db8::1]:80", "[::ffff:198.51.100.1]:443"] {
+            assert!(is_reserved(reserved.parse().unwrap()), "{reserved}");
+        }
+        assert!(!is_reserved("198.18.0.3:443".parse().unwrap()));
     }
 
-    #[test]
-    fn applications_that_dial_the_reserved_addresses_take_no_memory() {
+    #[tokio::test]
+    async fn a_proof_is_known_by_what_it_carries_and_by_nothing_else() {
         let desk = ProofDesk::default();
-        for port in 1..10_000 {
-            desk.claim(
-                SocketAddr::from(([198, 18, 0, 2], port)),
-                "198.51.100.1:443".parse().unwrap(),
-            );
-        }
-        assert_eq!(desk.arrivals.lock().unwrap().len(), MAX_ARRIVALS);
+        let destination: SocketAddr = "198.51.100.1:443".parse().unwrap();
+        let other: SocketAddr = "198.51.100.1:80".parse().unwrap();
+        let (arrived, mut arrival) = oneshot::channel();
+        desk.awaited().insert(
+            [7; 16],
+            Awaited {
+                destination,
+                arrived,
+            },
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let receive = async |sent: &[u8], destination| {
+            let address = listener.local_addr().unwrap();
+            let mut dialled = TcpStream::connect(address).await.unwrap();
+            dialled.write_all(sent).await.unwrap();
+            drop(dialled);
+            let (socket, _) = listener.accept().await.unwrap();
+            desk.receive(socket, destination).await;
+        };
+        receive(&[8; 16], destination).await;
+        receive(&[7; 15], destination).await;
+        receive(&[7; 16], other).await;
+        assert!(arrival.try_recv().is_err());
+        receive(&[7; 16], destination).await;
+        assert!(arrival.try_recv().is_ok());
+        assert!(desk.awaited().is_empty());
     }
 }
