@@ -4,13 +4,14 @@
 //! An init container with NET_ADMIN applies them (`sealwire-proxy capture`) and is gone; the
 //! sidecar has no capability and only proves, again and again, that they work ([`prove`]).
 
+pub mod accepted;
 mod apply;
 mod destination;
 mod gateways;
 pub mod prove;
 mod rules;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -76,4 +77,8 @@ impl CaptureSpec {
         let digest = Sha256::digest(self.ruleset());
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+/// An address as every part of the proxy has it: one of IPv4 is one, whatever socket it is used by.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

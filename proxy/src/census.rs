@@ -7,6 +7,7 @@
 //! those belong to no network namespace. It is a look at one moment: what came and went between two
 //! looks is in the kernel's counters alone. What cannot be had is said with its reason.
 
+mod captured;
 mod class;
 mod counters;
 mod diag;
@@ -240,6 +241,7 @@ mod tests {
         Known {
             settings: Arc::new(Config::parse(text).unwrap().settings().unwrap()),
             links: HashSet::new(),
+            captured: std::collections::HashMap::new(),
             exceptions: HashSet::new(),
             now: OffsetDateTime::now_utc(),
         }

@@ -34,6 +34,7 @@ pub use self::reporter::{Reporter, Told};
 use self::changes::Changes;
 use self::pod_census::PodCensus;
 use self::policy::policy;
+use crate::capture::accepted::Accepted;
 use crate::capture::prove::ProofDesk;
 use crate::census::Taker;
 use crate::config::{ConfigError, EvidenceSettings, Settings};
@@ -74,6 +75,8 @@ pub struct Parts {
     pub state: Arc<State>,
     /// The live links.
     pub registry: Arc<Registry>,
+    /// What is held of what was captured.
+    pub accepted: Arc<Accepted>,
     /// What exceptions let through.
     pub passing: Arc<Passing>,
     /// Where capture is proven.

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use sealwire_link::{Direction, LinkFacts, LiveLink, Moved, Outcome, Record, Treatment};
 use time::OffsetDateTime;
 
+use crate::capture::canonical;
 use crate::evidence::{Reporter, Told};
 use crate::passing::Passage;
 
@@ -376,8 +377,4 @@ fn log(record: &Record) {
         Outcome::Refused { .. } => line!(warn),
         _ => line!(info),
     }
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -11,6 +11,7 @@ use sealwire_link::{
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
+use crate::capture::accepted::Accepted;
 use crate::capture::original_destination;
 use crate::capture::prove::{ProofDesk, is_reserved};
 use crate::config::{ExceptionKind, ExceptionRule};
@@ -27,8 +28,10 @@ pub struct Outbound {
     pub state: Arc<State>,
     /// The maker of links.
     pub links: Arc<Links>,
-    /// Where connections to the reserved addresses are reported.
+    /// Where connections to the reserved addresses are handed in.
     pub desk: Arc<ProofDesk>,
+    /// What is held of what was captured.
+    pub accepted: Arc<Accepted>,
     /// What exceptions let through now.
     pub passing: Arc<Passing>,
     /// Who is told of connections.
@@ -52,6 +55,7 @@ impl Outbound {
         if is_reserved(destination) {
             return self.desk.receive(app, destination).await;
         }
+        let _held = self.accepted.enter(source, destination);
         let mut begun = self
             .observer
             .begin(Direction::Outbound, source, destination);

@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::capture::accepted::Accepted;
 use crate::capture::prove::ProofDesk;
 use crate::config::{self, Config, CrlSource, KeyIn, KeySection, Settings};
 use crate::confine::{Confinement, Report, confine};
@@ -98,6 +99,7 @@ pub fn run(path: &Path, pod: &PodFacts) -> anyhow::Result<Exit> {
         relays: relays.handle().clone(),
         state: State::new(),
         registry: Registry::new(),
+        accepted: Arc::default(),
         passing: Arc::default(),
         desk: Arc::default(),
     };
@@ -229,6 +231,7 @@ struct Proxy {
     relays: Handle,
     state: Arc<State>,
     registry: Arc<Registry>,
+    accepted: Arc<Accepted>,
     passing: Arc<Passing>,
     desk: Arc<ProofDesk>,
 }
@@ -239,6 +242,7 @@ impl Proxy {
             settings: self.settings.clone(),
             state: self.state.clone(),
             registry: self.registry.clone(),
+            accepted: self.accepted.clone(),
             passing: self.passing.clone(),
             desk: self.desk.clone(),
         })
@@ -313,6 +317,7 @@ impl Proxy {
             state: state.clone(),
             links: links.clone(),
             desk: desk.clone(),
+            accepted: self.accepted.clone(),
             passing: self.passing.clone(),
             observer: observer.clone(),
         });

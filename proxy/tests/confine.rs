@@ -9,7 +9,7 @@
     reason = "tests fail loudly"
 )]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::env;
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -121,6 +121,7 @@ fn a_census_can_be_taken() {
         let known = Known {
             settings: Arc::new(settings),
             links: HashSet::new(),
+            captured: HashMap::new(),
             exceptions: HashSet::new(),
             now: OffsetDateTime::now_utc(),
         };

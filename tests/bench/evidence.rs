@@ -185,6 +185,7 @@ fn census() {
     let known = sealwire_proxy::census::Known {
         settings: std::sync::Arc::new(settings),
         links: std::collections::HashSet::new(),
+        captured: std::collections::HashMap::new(),
         exceptions: std::collections::HashSet::new(),
         now: time::OffsetDateTime::now_utc(),
     };

@@ -251,6 +251,34 @@ pub fn client(pod: &Pod, address: impl ToString, port: u16, mode: &str) -> PodCo
     ])
 }
 
+/// Leaves twelve ports that connections of a pod may come from.
+pub fn narrow_ports(pod: &Pod) {
+    let few = ["-qw", "net.ipv4.ip_local_port_range=40000 40011"];
+    let narrowed = pod.command("sysctl").args(few).run(SOON).unwrap();
+    assert!(narrowed.success(), "{}", narrowed.stderr);
+}
+
+/// Has an application hold connections to another pod from every port that [`narrow_ports`] leaves,
+/// each from some ports to many places. The kernel gives what it redirects another port where two
+/// connections would have the same.
+pub fn hold_all_ports(from: &Pod, to: &Pod) -> [Process; 2] {
+    let run = |pod: &Pod, address: &str| {
+        let program = include_str!("programs/ports.py");
+        let python = pod.app(PYTHON).args(["-c", program, address]);
+        let process = python.spawn().expect("python3 starts");
+        let said = assert_eventually("it says something", SOON, || {
+            let said = process.stdout() + &process.stderr();
+            (!said.is_empty()).then_some(said)
+        });
+        (process, said)
+    };
+    let (server, said) = run(to, "serve");
+    assert_eq!(said, "listening\n");
+    let (client, said) = run(from, &to.v4().to_string());
+    assert_eq!(said, "missing []\n");
+    [server, client]
+}
+
 /// Runs Python in a pod as an application does.
 pub fn python(pod: &Pod, script: &str) -> Finished {
     pod.app(PYTHON)

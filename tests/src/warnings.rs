@@ -20,6 +20,10 @@ pub(crate) fn told_on_failure(output: &Path) -> impl Drop + use<> {
 
 struct Told(PathBuf);
 
+#[allow(
+    clippy::print_stderr,
+    reason = "that is where a test tells why it failed"
+)]
 impl Drop for Told {
     fn drop(&mut self) {
         if std::thread::panicking() {

@@ -9,7 +9,10 @@
 )]
 
 use sealwire_pods::{Capabilities, Mesh, Pod, Sealing, Sidecar, Wire, assert_eventually};
-use sealwire_tests::{SOON, client, curl, in_a_mesh, python, record, server, with_each_privilege};
+use sealwire_tests::{
+    SOON, client, curl, hold_all_ports, in_a_mesh, narrow_ports, python, record, server,
+    with_each_privilege,
+};
 
 /// What must never be seen on the wire.
 const MARKER: &str = "marker-7f3a91";
@@ -271,25 +274,10 @@ fn when_the_rules_vanish_while_it_runs_readiness_falls() {
     });
 }
 
-/// Opens connections until their ports are all that the pod has, and holds them.
-const HOLD_ALL_PORTS: &str = "
-import socket, sys, time
-held, ports, address, wanted = [], set(), sys.argv[1], set(range(40000, 40012))
-for port in range(8000, 8040):
-    for _ in range(4):
-        s = socket.create_connection((address, port), 10)
-        s.sendall(b'x')
-        assert s.recv(1) == b'x'
-        held.append(s)
-        ports.add(s.getsockname()[1])
-print(ports == wanted, sorted(ports), flush=True)
-time.sleep(60)";
-
 #[test]
 fn capture_is_proven_also_where_applications_hold_every_port_that_it_could_come_from() {
     in_a_mesh(|mesh| {
         let (to, _to_car) = mesh.sealed_pod("to", &Sealing::default()).unwrap();
-        let _servers: Vec<_> = (8000..8040).map(|port| server(&to, port, "echo")).collect();
         let from = mesh.world().pod("from").unwrap();
         let sealing = Sealing::default();
         let config = mesh.prepare(&from, &sealing).unwrap();
@@ -298,21 +286,10 @@ fn capture_is_proven_also_where_applications_hold_every_port_that_it_could_come_
             .replace("uid: 1337,", "uid: 1337, proveEverySeconds: 1,");
         mesh.write(&config, &text).unwrap();
         mesh.capture(&from, &config).unwrap();
-        let few = ["-qw", "net.ipv4.ip_local_port_range=40000 40011"];
-        let narrowed = from.command("sysctl").args(few).run(SOON).unwrap();
-        assert!(narrowed.success(), "{}", narrowed.stderr);
+        narrow_ports(&from);
         let mut sidecar = mesh.start(&from, &config).unwrap();
         sidecar.wait_until_ready().unwrap();
-
-        let address = to.v4().to_string();
-        let holding = from.app("/usr/bin/python3");
-        let holding = holding.args(["-c", HOLD_ALL_PORTS, &address]);
-        let holding = holding.spawn().unwrap();
-        let held = assert_eventually("all ports are held", SOON, || {
-            let said = holding.stdout() + &holding.stderr();
-            (!said.is_empty()).then_some(said)
-        });
-        assert!(held.starts_with("True"), "{held}");
+        let _held = hold_all_ports(&from, &to);
         // The kernel gives what it redirects another port then, where two would be the same.
         let proofs = |outcome: &str| {
             let metrics = sidecar.metrics();

@@ -8,6 +8,8 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "evidence/ports.rs"]
+mod ports;
 #[path = "evidence/reported.rs"]
 mod reported;
 

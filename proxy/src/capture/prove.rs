@@ -228,7 +228,11 @@ mod tests {
 
     #[test]
     fn only_connections_to_the_reserved_addresses_are_for_the_desk() {
-        for reserved in ["198.51.100.1:443", "[2001:db8::1]:80", "[::ffff:198.51.100.1]:443"] {
+        for reserved in [
+            "198.51.100.1:443",
+            "[2001:db8::1]:80",
+            "[::ffff:198.51.100.1]:443",
+        ] {
             assert!(is_reserved(reserved.parse().unwrap()), "{reserved}");
         }
         assert!(!is_reserved("198.18.0.3:443".parse().unwrap()));

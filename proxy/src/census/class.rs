@@ -2,13 +2,14 @@
 //! of its own. A socket of which neither gives an account is *unaccounted*, which is the alarm that
 //! the census exists for. Used by the census alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use sealwire_evidence::record::SocketClass as Class;
 use time::OffsetDateTime;
 
+use super::captured::Captured;
 use super::socket::{Protocol, Socket, TcpState};
 use crate::capture::is_proof_address;
 use crate::config::{ExceptionKind, Settings};
@@ -22,6 +23,8 @@ pub struct Known {
     pub settings: Arc<Settings>,
     /// Both ends of every live link, its own first.
     pub links: HashSet<(SocketAddr, SocketAddr)>,
+    /// The destination of each captured connection that it holds, by its source.
+    pub captured: HashMap<SocketAddr, SocketAddr>,
     /// The own ends of what exceptions let through.
     pub exceptions: HashSet<SocketAddr>,
     /// What time it is.
@@ -33,28 +36,17 @@ pub(super) struct Classes<'a> {
     known: &'a Known,
     /// Both ends of every connected socket, its own first.
     ends: HashSet<(SocketAddr, SocketAddr)>,
-    /// Ends of applications whose connection was captured: the other ends of the proxy's.
-    captured: HashSet<SocketAddr>,
+    captured: Captured,
 }
 
 impl<'a> Classes<'a> {
     pub(super) fn new(sockets: &[Socket], known: &'a Known) -> Self {
-        let config = &known.settings.config;
-        let connected = || {
-            let tcp = sockets.iter().filter(|one| one.protocol == Protocol::Tcp);
-            tcp.filter_map(|one| Some((one, one.local?, one.remote?)))
-        };
-        // Until the proxy accepts it, a captured connection is nobody's at its end.
-        let is_ours = |socket: &Socket| socket.inode == 0 || socket.uid == Some(config.capture.uid);
+        let tcp = sockets.iter().filter(|one| one.protocol == Protocol::Tcp);
+        let connected = tcp.filter_map(|one| Some((one.local?, one.remote?)));
         Self {
             known,
-            ends: connected()
-                .map(|(_, local, remote)| (local, remote))
-                .collect(),
-            captured: connected()
-                .filter(|(one, local, _)| local.port() == config.ports.outbound && is_ours(one))
-                .map(|(_, _, remote)| remote)
-                .collect(),
+            ends: connected.collect(),
+            captured: Captured::among(sockets, known),
         }
     }
 
@@ -136,7 +128,7 @@ impl<'a> Classes<'a> {
     }
 
     fn of_an_application(&self, local: SocketAddr, remote: SocketAddr) -> Class {
-        if self.captured.contains(&local) || is_handover(remote.ip()) {
+        if self.captured.contains(local, remote) || is_handover(remote.ip()) {
             return Class::ApplicationToProxy;
         }
         if self.is_inside(local, remote) {
@@ -205,6 +197,7 @@ mod tests {
         Known {
             settings: Arc::new(Config::parse(text).unwrap().settings().unwrap()),
             links: HashSet::from([(at("10.64.0.2:40001"), at("10.64.0.9:8080"))]),
+            captured: HashMap::new(),
             exceptions: HashSet::from([at("10.64.0.2:40002")]),
             now: datetime!(2026-11-25 12:00 UTC),
         }

@@ -2,7 +2,6 @@
 //! leaving. On the thread that writes the log, off the data path.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use time::OffsetDateTime;
 
 use super::Parts;
 use super::reporter::{Reporter, bytes, flow};
+use crate::capture::accepted::Accepted;
+use crate::capture::canonical;
 use crate::capture::prove::ProofDesk;
 use crate::census::{Known, Taken, Taker};
 use crate::config::Settings;
@@ -26,6 +27,7 @@ pub(super) struct PodCensus {
     reporter: Arc<Reporter>,
     state: Arc<State>,
     registry: Arc<Registry>,
+    accepted: Arc<Accepted>,
     passing: Arc<Passing>,
     desk: Arc<ProofDesk>,
     /// By which sockets are judged before anything is in force.
@@ -44,6 +46,7 @@ impl PodCensus {
             reporter,
             state: parts.state.clone(),
             registry: parts.registry.clone(),
+            accepted: parts.accepted.clone(),
             passing: parts.passing.clone(),
             desk: parts.desk.clone(),
             first: parts.settings.clone(),
@@ -71,6 +74,7 @@ impl PodCensus {
         Known {
             settings,
             links: links.collect(),
+            captured: self.accepted.list(),
             exceptions: self.passing.ends().into_iter().map(canonical).collect(),
             now: OffsetDateTime::now_utc(),
         }
@@ -157,11 +161,6 @@ fn moved_by_flow(live: &[Arc<LiveLink>]) -> HashMap<Flow, Moved> {
         }
     }
     by_flow
-}
-
-/// As the census has it: an IPv4 address is one, whatever socket it is used by.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn show(taken: &Taken) {

@@ -5,11 +5,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::counter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -30,8 +29,14 @@ pub(super) struct Lines(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     queue: OnceLock<SyncSender<Vec<u8>>>,
-    /// Lines that were taken and are not yet written.
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
+}
+
+/// Lines that were taken and are not yet written.
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Mutex<usize>,
+    written: Condvar,
 }
 
 /// The thread that writes. Dropped, it is waited for until all is written, for a second at most.
@@ -50,11 +55,7 @@ impl Lines {
         self.write_to(output, QUEUE)
     }
 
-    fn write_to(
-        &self,
-        output: impl Write + Send + 'static,
-        queue: usize,
-    ) -> io::Result<LogThread> {
+    fn write_to(&self, output: impl Write + Send + 'static, queue: usize) -> io::Result<LogThread> {
         let (lines, taken) = sync_channel(queue);
         let waiting = self.0.waiting.clone();
         thread::Builder::new()
@@ -67,7 +68,7 @@ impl Lines {
 }
 
 /// Writes what is there together, until nobody logs any more.
-fn write(taken: &Receiver<Vec<u8>>, mut output: impl Write, waiting: &AtomicUsize) {
+fn write(taken: &Receiver<Vec<u8>>, mut output: impl Write, waiting: &Waiting) {
     while let Ok(mut together) = taken.recv() {
         let mut lines = 1;
         while together.len() < AT_ONCE
@@ -78,16 +79,23 @@ fn write(taken: &Receiver<Vec<u8>>, mut output: impl Write, waiting: &AtomicUsiz
         }
         // Whoever read the log may be gone; the next may come.
         let _ = output.write_all(&together);
-        waiting.fetch_sub(lines, Ordering::AcqRel);
+        *waiting.lines() -= lines;
+        waiting.written.notify_all();
     }
 }
 
 impl Drop for LogThread {
     fn drop(&mut self) {
-        let until = Instant::now() + PATIENCE;
-        while self.0.0.waiting.load(Ordering::Acquire) > 0 && Instant::now() < until {
-            thread::sleep(Duration::from_millis(1));
-        }
+        let waiting = &self.0.0.waiting;
+        let written = &waiting.written;
+        // What is not written by then is lost.
+        let _ = written.wait_timeout_while(waiting.lines(), PATIENCE, |lines| *lines > 0);
+    }
+}
+
+impl Waiting {
+    fn lines(&self) -> MutexGuard<'_, usize> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,9 +113,11 @@ impl Write for &Lines {
         let Some(queue) = self.0.queue.get() else {
             return io::stdout().write(line);
         };
-        self.0.waiting.fetch_add(1, Ordering::AcqRel);
-        if queue.try_send(line.to_vec()).is_err() {
-            self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        let mut waiting = self.0.waiting.lines();
+        if queue.try_send(line.to_vec()).is_ok() {
+            *waiting += 1;
+        } else {
+            drop(waiting);
             counter!("sealwire_log_lines_lost_total").increment(1);
         }
         Ok(line.len())
@@ -124,6 +134,7 @@ impl Write for &Lines {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::time::Instant;
 
     use super::*;
 
@@ -137,7 +148,7 @@ mod tests {
         for number in 0..100 {
             (&lines).write_all(&line(number)).unwrap();
         }
-        let taken = lines.0.waiting.load(Ordering::Acquire);
+        let taken = *lines.0.waiting.lines();
         assert!((16..100).contains(&taken), "{taken}");
         // Who reads again gets whole lines.
         let reading = thread::spawn(move || {
