@@ -62,7 +62,7 @@ pub struct ExceptionSpec {
 
 /// Whether capture is proven by connections to this address; no workload has it.
 pub fn is_proof_address(ip: IpAddr) -> bool {
-    prove::addresses().contains(&ip)
+    prove::addresses().contains(&ip.to_canonical())
 }
 
 impl CaptureSpec {

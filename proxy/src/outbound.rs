@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
 use crate::capture::accepted::Accepted;
-use crate::capture::original_destination;
-use crate::capture::prove::{ProofDesk, is_reserved};
+use crate::capture::prove::ProofDesk;
+use crate::capture::{is_proof_address, original_destination};
 use crate::config::{ExceptionKind, ExceptionRule};
 use crate::observe::{Begun, Ending, Observer};
 use crate::observed_tls;
@@ -52,7 +52,7 @@ impl Outbound {
             }
             Err(error) => return self.refuse_unredirected(app, source, error),
         };
-        if is_reserved(destination) {
+        if is_proof_address(destination.ip()) {
             return self.desk.receive(app, destination).await;
         }
         let _held = self.accepted.enter(source, destination);

@@ -198,11 +198,6 @@ async fn send_datagram(destination: SocketAddr) -> io::Result<()> {
     socket.send_to(b"sealwire", destination).await.map(|_| ())
 }
 
-/// Whether a connection with this destination is for [`ProofDesk::receive`].
-pub fn is_reserved(destination: SocketAddr) -> bool {
-    addresses().contains(&destination.ip().to_canonical())
-}
-
 /// The reserved addresses.
 pub(super) fn addresses() -> [IpAddr; 2] {
     [PROOF_V4, PROOF_V6].map(|text| text.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
@@ -225,18 +220,6 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-
-    #[test]
-    fn only_connections_to_the_reserved_addresses_are_for_the_desk() {
-        for reserved in [
-            "198.51.100.1:443",
-            "[2001:db8::1]:80",
-            "[::ffff:198.51.100.1]:443",
-        ] {
-            assert!(is_reserved(reserved.parse().unwrap()), "{reserved}");
-        }
-        assert!(!is_reserved("198.18.0.3:443".parse().unwrap()));
-    }
 
     #[tokio::test]
     async fn a_proof_is_known_by_what_it_carries_and_by_nothing_else() {
