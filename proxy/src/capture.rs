@@ -78,6 +78,7 @@ impl CaptureSpec {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
+
 /// An address as every part of the proxy has it: one of IPv4 is one, whatever socket it is used by.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())

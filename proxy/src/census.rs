@@ -13,6 +13,8 @@ mod counters;
 mod diag;
 pub mod message;
 mod socket;
+#[cfg(test)]
+mod testing;
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::linux::fs::MetadataExt;
@@ -233,6 +235,8 @@ mod tests {
 
     use time::OffsetDateTime;
 
+    use std::collections::HashMap;
+
     use super::*;
     use crate::config::Config;
 
@@ -241,7 +245,7 @@ mod tests {
         Known {
             settings: Arc::new(Config::parse(text).unwrap().settings().unwrap()),
             links: HashSet::new(),
-            captured: std::collections::HashMap::new(),
+            captured: HashMap::new(),
             exceptions: HashSet::new(),
             now: OffsetDateTime::now_utc(),
         }

@@ -52,10 +52,10 @@ impl Outbound {
             }
             Err(error) => return self.refuse_unredirected(app, source, error),
         };
+        let _held = self.accepted.enter(source, destination);
         if is_proof_address(destination.ip()) {
             return self.desk.receive(app, destination).await;
         }
-        let _held = self.accepted.enter(source, destination);
         let mut begun = self
             .observer
             .begin(Direction::Outbound, source, destination);

@@ -10,13 +10,17 @@ use super::canonical;
 
 /// Captured connections, as many as are open.
 #[derive(Debug, Default)]
-pub struct Accepted(Mutex<HashMap<SocketAddr, SocketAddr>>);
+pub struct Accepted(Mutex<BySource>);
+
+/// Where each is for.
+type BySource = HashMap<SocketAddr, Arc<SocketAddr>>;
 
 /// A connection's place among them, given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     accepted: Arc<Accepted>,
     source: SocketAddr,
+    destination: Arc<SocketAddr>,
 }
 
 impl Accepted {
@@ -24,19 +28,23 @@ impl Accepted {
     /// dropped.
     pub(crate) fn enter(self: &Arc<Self>, source: SocketAddr, destination: SocketAddr) -> Held {
         let source = canonical(source);
-        self.lock().insert(source, canonical(destination));
+        let destination = Arc::new(canonical(destination));
+        self.lock().insert(source, destination.clone());
         Held {
             accepted: self.clone(),
             source,
+            destination,
         }
     }
 
     /// The destination of each, by its source.
     pub(crate) fn list(&self) -> HashMap<SocketAddr, SocketAddr> {
-        self.lock().clone()
+        let held = self.lock();
+        let each = held.iter().map(|(source, to)| (*source, **to));
+        each.collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, SocketAddr>> {
+    fn lock(&self) -> MutexGuard<'_, BySource> {
         // Nothing under the lock can leave it half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -44,7 +52,12 @@ impl Accepted {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.accepted.lock().remove(&self.source);
+        let mut held = self.accepted.lock();
+        // Once it is closed, and before this is dropped, another may come from the same port.
+        let is_this = |there: &Arc<_>| Arc::ptr_eq(there, &self.destination);
+        if held.get(&self.source).is_some_and(is_this) {
+            held.remove(&self.source);
+        }
     }
 }
 
@@ -61,6 +74,19 @@ mod tests {
         assert_eq!(source.to_string(), "10.64.0.2:50000");
         assert_eq!(destination.to_string(), "203.0.113.1:80");
         drop(held);
+        assert!(accepted.list().is_empty());
+    }
+
+    #[test]
+    fn one_that_comes_from_the_port_of_one_that_ends_stays_among_them() {
+        let accepted = Arc::<Accepted>::default();
+        let source = "10.64.0.2:50000".parse().unwrap();
+        let destination = "203.0.113.1:80".parse().unwrap();
+        let ends = accepted.enter(source, destination);
+        let comes = accepted.enter(source, destination);
+        drop(ends);
+        assert_eq!(accepted.list(), HashMap::from([(source, destination)]));
+        drop(comes);
         assert!(accepted.list().is_empty());
     }
 }

@@ -83,28 +83,9 @@ mod tests {
 
     use time::OffsetDateTime;
 
+    use super::super::testing::{APP, PROXY, at, socket};
     use super::*;
     use crate::config::Config;
-
-    const PROXY: u32 = 1337;
-    const APP: u32 = 1000;
-
-    fn at(text: &str) -> SocketAddr {
-        text.parse().unwrap()
-    }
-
-    fn socket(uid: u32, local: &str, remote: &str) -> Socket {
-        Socket {
-            protocol: Protocol::Tcp,
-            state: TcpState::Established,
-            local: Some(at(local)),
-            remote: Some(at(remote)),
-            uid: Some(uid),
-            inode: 1,
-            cookie: 0,
-            bytes: None,
-        }
-    }
 
     /// What was captured among these, where the proxy holds connections with these sources and
     /// destinations.
