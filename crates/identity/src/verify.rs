@@ -2,6 +2,8 @@
 //! application byte: chain, validity, key usage, exactly one SPIFFE ID of an accepted trust
 //! domain, and, for the side that dialled, whether that is who should answer there.
 
+mod known;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError as TlsCertificateError, DigitallySignedStruct, DistinguishedName,
@@ -25,6 +27,7 @@ use crate::peer_error::PeerError;
 use crate::profile::Profile;
 use crate::revocation::{Lists, Revocation, instant};
 use crate::spiffe::{SpiffeIdPattern, TrustDomain};
+use known::KnownSignatures;
 
 /// What the side that dialled demands of the peer beside membership in the mesh.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -93,6 +96,7 @@ pub struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
     profile: &'static Profile,
     revocation: Option<Arc<Revocation>>,
+    known: KnownSignatures,
 }
 
 impl Verifier {
@@ -108,6 +112,7 @@ impl Verifier {
             algorithms: profile.provider().signature_verification_algorithms,
             profile,
             revocation: None,
+            known: KnownSignatures::default(),
         }
     }
 
@@ -207,12 +212,15 @@ impl Chain<'_> {
             Role::Server => KeyUsage::server_auth(),
         };
         let anchors = self.verifier.bundle.anchors_for(domain);
-        let algorithms = self.verifier.algorithms.all;
+        let remembering = self.verifier.known.around(self.verifier.algorithms.all);
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> = (remembering.iter())
+            .map(|algorithm| algorithm as _)
+            .collect();
         let leaf = EndEntityCert::try_from(self.leaf)?;
         let verify = |revocation: Option<RevocationOptions<'_>>| {
             let intermediates = self.intermediates;
             leaf.verify_for_usage(
-                algorithms,
+                &algorithms,
                 &anchors,
                 intermediates,
                 now,
