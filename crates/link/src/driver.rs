@@ -78,7 +78,11 @@ impl Steps<'_> {
             Role::Server(config) => Some(config.clone()),
             Role::Client(..) => None,
         };
-        let (mut connection, hello) = self.pool.run(self.deadline, move || role.begin()).await??;
+        let (mut connection, hello) = match role {
+            // Nothing is calculated before a hello has come.
+            Role::Server(_) => role.begin()?,
+            Role::Client(..) => self.pool.run(self.deadline, move || role.begin()).await??,
+        };
         let mut place = None;
         // Whoever has nothing to resume will sign: better it waits before the peer has, too.
         if Framing::default().look(&hello) == Look::Hello(Hello::Client(None)) {

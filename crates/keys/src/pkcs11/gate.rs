@@ -114,8 +114,14 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.gate.lock().passes -= 1;
-        self.gate.changed.notify_all();
+        let mut inside = self.gate.lock();
+        inside.passes -= 1;
+        // Else nobody waits for those inside to leave, and to say so is a system call.
+        let awaited = inside.closed || inside.ended;
+        drop(inside);
+        if awaited {
+            self.gate.changed.notify_all();
+        }
     }
 }
 

@@ -38,7 +38,10 @@ pub(super) struct Sessions {
     id: Vec<u8>,
     limit: usize,
     state: Mutex<State>,
+    /// For those that wait for a session.
     changed: Condvar,
+    /// For the tender, which has nothing to do with most changes.
+    tended: Condvar,
 }
 
 pub(super) struct State {
@@ -50,6 +53,8 @@ pub(super) struct State {
     busy: BTreeMap<u64, Instant>,
     /// Who waits, first come first served.
     waiting: VecDeque<u64>,
+    /// How many threads sleep until something has changed.
+    sleeping: usize,
     next_ticket: u64,
     /// Fewer sessions than the limit, since the device refused another; and until when.
     ceiling: Option<(usize, Instant)>,
@@ -119,6 +124,7 @@ impl Sessions {
                 open: 1,
                 busy: BTreeMap::new(),
                 waiting: VecDeque::new(),
+                sleeping: 0,
                 next_ticket: 0,
                 ceiling: None,
                 generation: 0,
@@ -127,6 +133,7 @@ impl Sessions {
                 figures: KeyFigures::default(),
             }),
             changed: Condvar::new(),
+            tended: Condvar::new(),
         }
     }
 
@@ -203,7 +210,7 @@ impl Sessions {
     /// Tells the tender to close what is open and to end.
     pub(super) fn end(&self) {
         self.lock().ended = true;
-        self.changed.notify_all();
+        self.tended.notify_all();
     }
 
     fn attempt<T>(
@@ -253,9 +260,8 @@ impl Sessions {
             state.open += 1;
         }
         let generation = state.generation;
-        drop(state);
         // Whoever is next in line may find another session free.
-        self.changed.notify_all();
+        self.tell(state);
         Ok(Lease {
             pool: self,
             ticket,
@@ -295,8 +301,7 @@ impl Sessions {
         match outcome {
             Ok(()) => Ok(state),
             Err(error) => {
-                drop(state);
-                self.changed.notify_all();
+                self.tell(state);
                 Err(error)
             }
         }
@@ -310,11 +315,25 @@ impl Sessions {
         matches!(state.standing, Standing::Live) && (!state.idle.is_empty() || room())
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
-        self.changed
-            .wait_timeout(state, at_most)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
+    fn wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        at_most: Duration,
+    ) -> MutexGuard<'a, State> {
+        state.sleeping += 1;
+        let mut state = sleep(&self.changed, state, at_most);
+        state.sleeping -= 1;
+        state
+    }
+
+    /// Wakes those that wait, if any do: to wake nobody is a system call as well, and this is done
+    /// with every signature.
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        let heard = state.sleeping > 0;
+        drop(state);
+        if heard {
+            self.changed.notify_all();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -336,7 +355,7 @@ impl Sessions {
                 Standing::Failing(..) => (Duty::Recover, retry),
             };
             match due.checked_sub(begun.elapsed()) {
-                Some(left) if !left.is_zero() => state = self.wait(state, left),
+                Some(left) if !left.is_zero() => state = sleep(&self.tended, state, left),
                 _ => return duty,
             }
         }
@@ -372,8 +391,9 @@ impl Sessions {
         {
             close(open.session);
         }
-        self.lock().open -= count;
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.open -= count;
+        self.tell(state);
     }
 
     /// Waits until a session may be opened beside those that are at work, and counts it in.
@@ -393,8 +413,9 @@ impl Sessions {
 
     /// Gives back what [`Sessions::reserve`] counted in.
     pub(super) fn unreserve(&self) {
-        self.lock().open -= 1;
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.open -= 1;
+        self.tell(state);
     }
 
     /// Finds the key again in a session of a new generation.
@@ -433,8 +454,7 @@ impl Sessions {
             failed_for_seconds = failed_for.as_secs_f64(),
             "the token signs again"
         );
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     /// The token still fails, for this reason.
@@ -443,8 +463,7 @@ impl Sessions {
         if let Standing::Failing(since, _) = state.standing {
             state.standing = Standing::Failing(since, error);
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     pub(super) fn reloaded(&self) {
@@ -458,8 +477,8 @@ impl Sessions {
             tracing::warn!(token = state.token.label(), generation, %error, "the token fails: beginning anew");
             state.standing = Standing::Failing(Instant::now(), error);
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
+        self.tended.notify_all();
     }
 }
 
@@ -477,6 +496,15 @@ impl fmt::Debug for Sessions {
             .field("limit", &self.limit)
             .finish_non_exhaustive()
     }
+}
+
+fn sleep<'a>(
+    until: &Condvar,
+    state: MutexGuard<'a, State>,
+    at_most: Duration,
+) -> MutexGuard<'a, State> {
+    let woken = until.wait_timeout(state, at_most);
+    woken.unwrap_or_else(PoisonError::into_inner).0
 }
 
 /// Closes a session that may be lost already: one that is only said to be would stay open for ever.

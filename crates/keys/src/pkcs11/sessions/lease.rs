@@ -152,7 +152,6 @@ impl Drop for Lease<'_> {
             Some(open) => state.idle.push(open),
             None => state.open -= 1,
         }
-        drop(state);
-        self.pool.changed.notify_all();
+        self.pool.tell(state);
     }
 }
