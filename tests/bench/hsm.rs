@@ -1,4 +1,5 @@
-//! What an HSM that is frozen, and one that is slow, cost between two sealed pods: `make bench-hsm`.
+//! What an HSM that is frozen costs between two sealed pods: `make bench-hsm`. And what a device
+//! allows to a program that only signs.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -6,13 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sealwire_keys::{KeyConfig, Pkcs11Config, Scheme};
-use sealwire_pods::{
-    Mesh, OPEN_MESH, PROXY_UID, Pod, PodCommand, Privilege, Programs, Sealing, Sidecar,
-};
-use sealwire_tests::load::{Load, Seen, now, tool};
-use serde_json::Value;
+use sealwire_pods::{Mesh, OPEN_MESH, Pod, Privilege, Programs, Sealing, Sidecar};
+use sealwire_tests::load::{Load, now};
 
-use crate::{SOON, median};
+use crate::SOON;
 
 /// Links that carry data all the time.
 const LINKS: usize = 200;
@@ -21,14 +19,11 @@ const LINKS: usize = 200;
 const FREEZE: Duration = Duration::from_secs(30);
 const BEFORE: Duration = Duration::from_secs(10);
 
-/// Handshakes at once, and what they meet.
-const BURST: usize = 1000;
-const BURST_PORT: &str = "7001";
-const SLOW: &str = "5ms";
-const SESSIONS: usize = 16;
+/// Sessions that a device gives to each pod.
+pub(crate) const SESSIONS: usize = 16;
 
 /// A sealed pod whose connections are full handshakes, its key behind a device.
-fn sealed(mesh: &Mesh, name: &str, device: Option<&Pod>) -> (Pod, Sidecar) {
+pub(crate) fn sealed(mesh: &Mesh, name: &str, device: Option<&Pod>) -> (Pod, Sidecar) {
     let sealing = Sealing {
         device: Some("soft".to_owned()),
         identity: "  resumption: { enabled: false }\n".to_owned(),
@@ -83,114 +78,6 @@ pub(crate) fn freeze() {
         );
     }
     println!();
-}
-
-/// Meets a slow device with many handshakes at once, and prints how fast they were made, and what
-/// that cost others.
-pub(crate) fn burst(rounds: usize) {
-    let own = std::env::current_exe().unwrap();
-    let programs = Programs::beside(&own).unwrap();
-    let mesh = Mesh::new(Privilege::available()[0], &programs).unwrap();
-    let (dials, out) = sealed(&mesh, "dials", None);
-    // Both keys are in one device, as the keys of a whole mesh are.
-    let (dialled, inn) = sealed(&mesh, "dialled", Some(&dials));
-    let slow = [
-        "latency",
-        "--fixed",
-        SLOW,
-        "--parallel",
-        &SESSIONS.to_string(),
-    ];
-    mesh.device(&dials, &slow).unwrap();
-    let load = Load::start_paced(&mesh, &dials, &dialled, 10);
-    // A thousand threads of applications are not what is measured: they are nice to all others.
-    let _answering = nicely(&dialled, &mesh)
-        .args(["serve", BURST_PORT])
-        .spawn()
-        .unwrap();
-    let bench = mesh.world().directory().join("bench");
-    std::fs::copy(own, &bench).unwrap();
-    let (mut allowed, mut made, mut quiet, mut busy) = (vec![], vec![], vec![], vec![]);
-    let mut threads = 0;
-    for _ in 0..rounds {
-        allowed.push(signatures_a_second(&mesh, &dials, &bench));
-        quiet.push(load.watch(Duration::from_secs(2)));
-        let from = now();
-        let bursting = nicely(&dials, &mesh)
-            .args(["burst", &dialled.v4().to_string(), BURST_PORT])
-            .args(["--count", &BURST.to_string(), "--hold"])
-            .spawn()
-            .unwrap();
-        let said: Value = loop {
-            let now = [&out, &inn].map(|sidecar| threads_of(sidecar.process.pid()));
-            threads = now.into_iter().chain([threads]).max().unwrap_or_default();
-            match serde_json::from_str(&bursting.stdout()) {
-                Ok(said) => break said,
-                Err(_) => pause(Duration::from_millis(20)),
-            }
-        };
-        busy.push(load.since(from));
-        drop(bursting);
-        // A thousand connections that end at once are another question.
-        pause(Duration::from_secs(1));
-        assert_eq!(said["failed"], 0, "{said}");
-        made.push(1000.0 / said["seconds"].as_f64().unwrap());
-    }
-    let p99 = |seen: Vec<Seen>| median(seen.iter().map(|seen| seen.p99).collect());
-    let (allowed, made) = (median(allowed), median(made));
-    let (quiet, busy) = (p99(quiet), p99(busy));
-    println!(
-        "| {BURST} handshakes at once, {SLOW} a signature, {SESSIONS} at once in the device | |\n|---|---|"
-    );
-    println!("| signatures a second that the device allows, measured beside | {allowed:.0} |");
-    println!("| handshakes a second, two signatures each | {made:.0} |");
-    println!(
-        "| share of what the device allows | {:.2} |",
-        2.0 * made / allowed
-    );
-    println!("| other exchanges' p99 before, ms | {quiet:.2} |");
-    println!("| meanwhile, ms | {busy:.2} |");
-    println!("| meanwhile over before | {:.2} |", busy / quiet);
-    println!("| threads of a sidecar at the most | {threads} |");
-    println!("\nMedians of {rounds} rounds.");
-}
-
-/// The load's program, only where nothing else wants to run.
-fn nicely(pod: &Pod, mesh: &Mesh) -> PodCommand {
-    pod.app("chrt").args(["--idle", "0"]).args([&tool(mesh)])
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "what is watched goes on by itself"
-)]
-fn pause(time: Duration) {
-    std::thread::sleep(time);
-}
-
-fn threads_of(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
-}
-
-/// What the device allows to a program that does nothing but sign, as the sidecar's user.
-fn signatures_a_second(mesh: &Mesh, pod: &Pod, bench: &Path) -> f64 {
-    let name = pod.name();
-    let hsm = mesh.hsm_directory();
-    let uri = format!(
-        "pkcs11:token={name};object={name}?pin-source=file:{}/pins/{name}",
-        hsm.display()
-    );
-    let module = mesh.programs().device.clone().unwrap();
-    let signed = pod
-        .command(bench)
-        .user(PROXY_UID)
-        .env("SOFTHSM2_CONF", hsm.join("softhsm2.conf"))
-        .env("HSM_SIM", mesh.device_directory(pod))
-        .args(["sign".into(), module.into_os_string(), uri.into()])
-        .run(SOON * 6)
-        .unwrap();
-    assert!(signed.success(), "{}", signed.stderr);
-    signed.stdout.trim().parse().unwrap()
 }
 
 /// Signs with as many threads as there are sessions, and prints how many that made a second.

@@ -9,6 +9,7 @@
     reason = "a tool for people, which fails loudly"
 )]
 
+mod burst;
 mod evidence;
 mod hsm;
 mod load;
@@ -39,7 +40,11 @@ enum Command {
     /// What evidence costs.
     Evidence,
     /// What many handshakes at once cost, with a slow HSM.
-    Burst,
+    Burst {
+        /// How long the device takes for a signature.
+        #[arg(long, default_value = "5ms")]
+        latency: String,
+    },
     /// What the injector takes beside an API server.
     Reviews,
     /// Signs by a key in a device, and prints how often it did in a second.
@@ -55,7 +60,7 @@ fn main() {
         Some(Command::Load { address }) => load::measure(address),
         Some(Command::Evidence) => evidence::compare(arguments.rounds),
         Some(Command::Freeze) => hsm::freeze(),
-        Some(Command::Burst) => hsm::burst(arguments.rounds),
+        Some(Command::Burst { latency }) => burst::measure(arguments.rounds, &latency),
         Some(Command::Reviews) => reviews::measure(),
         Some(Command::Sign { module, uri }) => hsm::sign(&module, &uri),
         None => compare(arguments.rounds),

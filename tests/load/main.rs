@@ -8,6 +8,8 @@
     reason = "a tool for tests, which fails loudly"
 )]
 
+use std::convert::Infallible;
+use std::future;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,6 +20,8 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::{Parser, Subcommand};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 
 #[derive(Parser)]
 enum Arguments {
@@ -25,6 +29,9 @@ enum Arguments {
     Serve {
         /// Where to listen.
         port: u16,
+        /// With one thread for all connections, which costs the machine less.
+        #[arg(long)]
+        one_thread: bool,
     },
     #[command(flatten)]
     Load(Load),
@@ -51,7 +58,7 @@ enum Load {
         #[arg(long, default_value_t = 20)]
         pause: u64,
     },
-    /// Opens many connections at once, and prints how long that took in seconds.
+    /// Opens many connections at once, by one thread, and prints how long that took in seconds.
     Burst {
         /// Who answers.
         address: IpAddr,
@@ -74,7 +81,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() {
     match Arguments::parse() {
-        Arguments::Serve { port } => serve(port),
+        Arguments::Serve {
+            port,
+            one_thread: false,
+        } => serve(&listen(port)),
+        Arguments::Serve { port, .. } => alone(serve_all(listen(port))),
         Arguments::Load(Load::Run {
             address,
             port,
@@ -104,17 +115,21 @@ fn main() {
             port,
             count,
             hold,
-        }) => burst(SocketAddr::new(address, port), count, hold),
+        }) => alone(burst(SocketAddr::new(address, port), count, hold)),
     }
 }
 
-fn serve(port: u16) {
+fn listen(port: u16) -> TcpListener {
     let listener = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     listener.bind(&address.into()).unwrap();
     // The library's own is short: a burst would wait for connections to be tried again.
     listener.listen(4096).unwrap();
-    for socket in TcpListener::from(listener).incoming() {
+    TcpListener::from(listener)
+}
+
+fn serve(listener: &TcpListener) {
+    for socket in listener.incoming() {
         small_thread(move || -> io::Result<()> {
             let mut socket = socket?;
             socket.set_nodelay(true)?;
@@ -125,6 +140,30 @@ fn serve(port: u16) {
             }
         });
     }
+}
+
+async fn serve_all(listener: TcpListener) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    loop {
+        let accepted = listener.accept().await;
+        tokio::spawn(async move { send_back(accepted?.0).await });
+    }
+}
+
+async fn send_back(mut socket: tokio::net::TcpStream) -> io::Result<Infallible> {
+    socket.set_nodelay(true)?;
+    let mut piece = [0; PIECE];
+    loop {
+        socket.read_exact(&mut piece).await?;
+        socket.write_all(&piece).await?;
+    }
+}
+
+/// Runs on this thread and no other.
+fn alone(work: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(work);
 }
 
 /// What has been seen since the last line.
@@ -195,23 +234,29 @@ fn pause(time: Duration) {
     thread::sleep(time);
 }
 
-fn burst(server: SocketAddr, count: usize, hold: bool) {
+async fn burst(server: SocketAddr, count: usize, hold: bool) {
     let begun = Instant::now();
-    let dialling: Vec<_> = (0..count)
-        .map(|_| small_thread(move || dial(server)))
-        .collect();
-    let dialled: Vec<_> = dialling
-        .into_iter()
-        .map(|dialled| dialled.join().unwrap())
-        .collect();
+    let dialling = (0..count).map(|_| tokio::time::timeout(PATIENCE, dial_beside(server)));
+    let dialled = dialling.collect::<JoinSet<_>>().join_all().await;
     let seconds = begun.elapsed().as_secs_f64();
-    let failed = dialled.iter().filter(|dialled| dialled.is_err()).count();
-    println!("{}", json!({ "seconds": seconds, "failed": failed }));
+    let failed = dialled.iter().filter(|one| !matches!(one, Ok(Ok(_))));
+    println!(
+        "{}",
+        json!({ "seconds": seconds, "failed": failed.count() })
+    );
     if hold {
-        loop {
-            thread::park();
-        }
+        future::pending().await
     }
+}
+
+/// [`dial`], beside others of the same thread.
+async fn dial_beside(server: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+    let mut socket = tokio::net::TcpStream::connect(server).await?;
+    socket.set_nodelay(true)?;
+    let mut piece = [7; PIECE];
+    socket.write_all(&piece).await?;
+    socket.read_exact(&mut piece).await?;
+    Ok(socket)
 }
 
 /// Connects and exchanges once, since a sidecar accepts before the link is there.

@@ -15,7 +15,7 @@ pub const PORT: u16 = 7000;
 #[derive(Debug)]
 pub struct Load {
     process: Process,
-    _server: Process,
+    server: Process,
 }
 
 /// What a load saw in some time.
@@ -67,7 +67,7 @@ impl Load {
             .unwrap();
         let load = Self {
             process,
-            _server: answering,
+            server: answering,
         };
         assert_eventually("the load runs", SOON, || {
             let lines = load.lines(0);
@@ -77,6 +77,11 @@ impl Load {
                 .then_some(())
         });
         load
+    }
+
+    /// Its processes.
+    pub fn pids(&self) -> [u32; 2] {
+        [self.process.pid(), self.server.pid()]
     }
 
     /// Lets some time go by, and says what was seen in it.
