@@ -13,11 +13,16 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::capture::{is_proof_address, original_destination};
 use crate::config::Ports;
 use crate::observe::{Ending, Observer};
 
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// How many places there are beside those of `limits.connections`. A proof needs one or two, and an
+/// application that dials the reserved addresses holds one for seconds.
+pub(crate) const SPARES: usize = 32;
 
 /// The longest pause after an error.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -68,6 +73,8 @@ pub(crate) struct Arrivals {
     pub(crate) direction: Direction,
     /// The places of open connections, which all listeners share.
     pub(crate) places: Arc<Semaphore>,
+    /// Places beside them for what the proxy proves capture by: a pod that is full is sealed, too.
+    pub(crate) spares: Arc<Semaphore>,
     /// Who is told of those that are refused for want of a place.
     pub(crate) observer: Observer,
 }
@@ -84,9 +91,10 @@ impl Arrivals {
             match self.listener.accept().await {
                 Ok((socket, source)) => {
                     pause = Duration::from_millis(5);
-                    match self.places.clone().try_acquire_owned() {
-                        Ok(place) => serve(socket, source, place),
-                        Err(_) => self.refuse(socket, source),
+                    let place = self.places.clone().try_acquire_owned().ok();
+                    match place.or_else(|| self.spare(&socket)) {
+                        Some(place) => serve(socket, source, place),
+                        None => self.refuse(socket, source),
                     }
                 }
                 Err(error) if is_of_the_connection(&error) => {}
@@ -100,8 +108,18 @@ impl Arrivals {
         }
     }
 
+    /// A place for a connection to a reserved address, of which each is short.
+    fn spare(&self, socket: &TcpStream) -> Option<OwnedSemaphorePermit> {
+        let destination = original_destination(socket).ok().flatten()?;
+        if !is_proof_address(destination.ip()) {
+            return None;
+        }
+        self.spares.clone().try_acquire_owned().ok()
+    }
+
     fn refuse(&self, socket: TcpStream, source: SocketAddr) {
-        let destination = socket.local_addr().unwrap_or(source);
+        let original = original_destination(&socket).ok().flatten();
+        let destination = original.unwrap_or_else(|| socket.local_addr().unwrap_or(source));
         reset(socket);
         let begun = self.observer.begin(self.direction, source, destination);
         begun.end(Ending::refused(

@@ -25,7 +25,7 @@ use crate::descriptors::raise_limit;
 use crate::evidence::{self, Evidence};
 use crate::inbound::Inbound;
 use crate::keeper::{Keeper, KeeperConfig};
-use crate::listen::{Arrivals, Listeners, register};
+use crate::listen::{Arrivals, Listeners, SPARES, register};
 use crate::logging::{self, LogLevel};
 use crate::observe::{Observer, install_metrics};
 use crate::outbound::Outbound;
@@ -257,6 +257,7 @@ impl Proxy {
         let limits = self.settings.config.limits;
         let (state, registry, desk) = (&self.state, &self.registry, &self.desk);
         let places = Arc::new(Semaphore::new(limits.connections));
+        let spares = Arc::new(Semaphore::new(SPARES));
         let planes = Arc::new(Planes {
             state: state.clone(),
             registry: registry.clone(),
@@ -334,6 +335,7 @@ impl Proxy {
                 listener,
                 direction: Direction::Outbound,
                 places: places.clone(),
+                spares: spares.clone(),
                 observer: observer.clone(),
             };
             tokio::spawn(arrivals.accept(serve));
@@ -356,6 +358,7 @@ impl Proxy {
                 listener,
                 direction: Direction::Inbound,
                 places: places.clone(),
+                spares: spares.clone(),
                 observer: observer.clone(),
             };
             tokio::spawn(arrivals.accept(serve));

@@ -291,18 +291,57 @@ fn capture_is_proven_also_where_applications_hold_every_port_that_it_could_come_
         sidecar.wait_until_ready().unwrap();
         let _held = hold_all_ports(&from, &to);
         // The kernel gives what it redirects another port then, where two would be the same.
-        let proofs = |outcome: &str| {
-            let metrics = sidecar.metrics();
-            let name = format!("sealwire_capture_proofs_total{{outcome=\"{outcome}\"}} ");
-            let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-            line.map_or(0, |count| count.parse::<u64>().unwrap())
-        };
-        let before = proofs("ok");
-        assert_eventually("capture is proven again and again", SOON, || {
-            (proofs("ok") >= before + 3).then_some(())
-        });
-        assert_eq!(proofs("failed"), 0);
+        capture_is_proven_again_and_again(&sidecar);
     });
+}
+
+#[test]
+fn capture_is_proven_also_where_no_further_connection_is_accepted() {
+    in_a_mesh(|mesh| {
+        let (to, _to_car) = mesh.sealed_pod("to", &Sealing::default()).unwrap();
+        let from = mesh.world().pod("from").unwrap();
+        let sealing = Sealing::default();
+        let config = mesh.prepare(&from, &sealing).unwrap();
+        let text = mesh
+            .config(&from, &sealing)
+            .replace("uid: 1337,", "uid: 1337, proveEverySeconds: 1,");
+        mesh.write(&config, &format!("{text}limits: {{ connections: 1 }}\n"))
+            .unwrap();
+        mesh.capture(&from, &config).unwrap();
+        let mut sidecar = mesh.start(&from, &config).unwrap();
+        sidecar.wait_until_ready().unwrap();
+        let _drip = server(&to, 7000, "drip");
+        let mut held = client(&from, to.v4(), 7000, "until-it-ends")
+            .spawn()
+            .unwrap();
+        assert_eventually("the only place is taken", SOON, || {
+            held.stdout().contains("reading").then_some(())
+        });
+        let refused = client(&from, to.v4(), 7000, "echo").run(SOON).unwrap();
+        assert!(!refused.success(), "{}", refused.stdout);
+        let destination = format!("{}:7000", to.v4());
+        let destination = destination.as_str();
+        record(
+            &sidecar,
+            &[("reason", "overloaded"), ("destination", destination)],
+        );
+        capture_is_proven_again_and_again(&sidecar);
+        assert!(sidecar.is_ready() && held.is_running());
+    });
+}
+
+fn capture_is_proven_again_and_again(sidecar: &Sidecar) {
+    let proofs = |outcome: &str| {
+        let metrics = sidecar.metrics();
+        let name = format!("sealwire_capture_proofs_total{{outcome=\"{outcome}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        line.map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    let before = proofs("ok");
+    assert_eventually("capture is proven again and again", SOON, || {
+        (proofs("ok") >= before + 3).then_some(())
+    });
+    assert_eq!(proofs("failed"), 0);
 }
 
 #[test]
