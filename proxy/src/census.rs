@@ -12,6 +12,7 @@ mod class;
 mod counters;
 mod diag;
 pub mod message;
+mod own;
 mod socket;
 #[cfg(test)]
 mod testing;
@@ -26,6 +27,7 @@ use time::OffsetDateTime;
 pub use self::class::Known;
 pub use self::counters::{Counters, CountersError, Traffic};
 pub use self::diag::DiagError;
+pub use self::own::own_sockets;
 pub use self::socket::{Bytes, Protocol, Socket, TcpState};
 
 use self::class::Classes;
@@ -244,6 +246,8 @@ mod tests {
         let text = include_str!("config/example.yaml");
         Known {
             settings: Arc::new(Config::parse(text).unwrap().settings().unwrap()),
+            // Those of this process stand for applications.
+            sockets: HashSet::new(),
             links: HashSet::new(),
             captured: HashMap::new(),
             exceptions: HashSet::new(),

@@ -12,6 +12,8 @@
 mod ports;
 #[path = "evidence/reported.rs"]
 mod reported;
+#[path = "evidence/users.rs"]
+mod users;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -23,7 +23,7 @@ impl Captured {
             let tcp = sockets.iter().filter(|one| one.protocol == Protocol::Tcp);
             tcp.filter_map(|one| Some((one, one.local?, one.remote?)))
         };
-        let is_proxys = |one: &Socket| one.uid == Some(config.capture.uid);
+        let is_proxys = |one: &Socket| known.sockets.contains(&one.inode);
         let mut pairs = HashSet::new();
         let mut waiting = HashSet::new();
         for (one, local, source) in connected() {
@@ -94,6 +94,7 @@ mod tests {
         let held = held.iter().map(|(source, to)| (at(source), at(to)));
         let known = Known {
             settings: Arc::new(Config::parse(text).unwrap().settings().unwrap()),
+            sockets: HashSet::from([PROXY]),
             links: HashSet::new(),
             captured: held.collect(),
             exceptions: HashSet::new(),

@@ -21,6 +21,8 @@ use crate::policy::Decision;
 pub struct Known {
     /// The configuration in force.
     pub settings: Arc<Settings>,
+    /// The inodes of the sockets that it holds.
+    pub sockets: HashSet<u32>,
     /// Both ends of every live link, its own first.
     pub links: HashSet<(SocketAddr, SocketAddr)>,
     /// The destination of each captured connection that it holds, by its source.
@@ -83,7 +85,7 @@ impl<'a> Classes<'a> {
             ports.health,
         ];
         let is_ours = match is_held {
-            true => socket.uid == Some(self.known.settings.config.capture.uid),
+            true => self.known.sockets.contains(&socket.inode),
             false => ours.contains(&local.port()),
         };
         if is_ours {
@@ -177,6 +179,7 @@ mod tests {
         let text = include_str!("../config/example.yaml");
         Known {
             settings: Arc::new(Config::parse(text).unwrap().settings().unwrap()),
+            sockets: HashSet::from([PROXY]),
             links: HashSet::from([(at("10.64.0.2:40001"), at("10.64.0.9:8080"))]),
             captured: HashMap::new(),
             exceptions: HashSet::from([at("10.64.0.2:40002")]),
@@ -202,6 +205,22 @@ mod tests {
         assert_eq!(class(&[to_a_peer]), Class::SealedLink);
         let from_a_peer = socket(PROXY, "10.64.0.2:15006", "10.64.0.9:50000");
         assert_eq!(class(&[from_a_peer]), Class::SealedLink);
+    }
+
+    #[test]
+    fn what_another_program_with_the_proxys_user_opens_is_unaccounted() {
+        for remote in ["10.64.0.9:8080", "203.0.113.7:5432", "192.0.2.1:443"] {
+            let of_another = Socket {
+                inode: APP,
+                ..socket(PROXY, "10.64.0.2:40009", remote)
+            };
+            assert_eq!(class(&[of_another]), Class::Unaccounted, "{remote}");
+        }
+        let asks_for_health = Socket {
+            inode: APP,
+            ..socket(PROXY, "127.0.0.1:40009", "127.0.0.1:15021")
+        };
+        assert_eq!(class(&[asks_for_health]), Class::Loopback);
     }
 
     #[test]
@@ -231,7 +250,7 @@ mod tests {
         assert_eq!(class(&[app.clone(), waiting]), Class::ApplicationToProxy);
         // Somebody else at that port is not the proxy.
         let squatter = Socket {
-            uid: Some(APP),
+            inode: APP,
             ..proxy
         };
         assert_eq!(class(&[app, squatter]), Class::Unaccounted);

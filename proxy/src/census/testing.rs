@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::socket::{Protocol, Socket, TcpState};
 
-/// The proxy's user, and an application's.
+/// The proxy's user, and an application's; of each there is one process, with one inode of that number.
 pub(super) const PROXY: u32 = 1337;
 pub(super) const APP: u32 = 1000;
 
@@ -20,7 +20,7 @@ pub(super) fn socket(uid: u32, local: &str, remote: &str) -> Socket {
         local: Some(at(local)),
         remote: Some(at(remote)),
         uid: Some(uid),
-        inode: 1,
+        inode: uid,
         cookie: 0,
         bytes: None,
     }

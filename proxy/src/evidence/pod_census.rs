@@ -16,7 +16,7 @@ use super::reporter::{Reporter, bytes, flow};
 use crate::capture::accepted::Accepted;
 use crate::capture::canonical;
 use crate::capture::prove::ProofDesk;
-use crate::census::{Known, Taken, Taker};
+use crate::census::{Known, Taken, Taker, own_sockets};
 use crate::config::Settings;
 use crate::passing::Passing;
 use crate::state::State;
@@ -73,6 +73,7 @@ impl PodCensus {
             .map(|link| (canonical(link.near), canonical(link.far)));
         Known {
             settings,
+            sockets: own_sockets(),
             links: links.collect(),
             captured: self.accepted.list(),
             exceptions: self.passing.ends().into_iter().map(canonical).collect(),
