@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netlink, socket};
 use sealwire_evidence::record::SocketClass;
-use sealwire_proxy::census::{Known, Taker};
+use sealwire_proxy::census::{Known, Taker, own_sockets};
 use sealwire_proxy::config::Config;
 use sealwire_proxy::confine::{Confinement, Measure, Report, confine};
 use time::OffsetDateTime;
@@ -120,12 +120,15 @@ fn a_census_can_be_taken() {
         let settings = Config::parse(text).unwrap().settings().unwrap();
         let known = Known {
             settings: Arc::new(settings),
+            sockets: HashSet::new(),
             links: HashSet::new(),
             captured: HashMap::new(),
             exceptions: HashSet::new(),
             now: OffsetDateTime::now_utc(),
         };
+        let before = own_sockets();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(own_sockets().difference(&before).count(), 1);
         let census = Taker::default().take(|| known.clone()).record;
         drop(listener);
         let told: Vec<_> = census.sockets.iter().map(|count| count.class).collect();
