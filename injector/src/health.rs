@@ -71,6 +71,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "Faults of refused pods, by reason"
     );
     describe_counter!(
+        "sealwire_injector_idle_connections_closed_total",
+        "Idle connections that made room for others"
+    );
+    describe_counter!(
         "sealwire_injector_handshakes_failed_total",
         "TLS handshakes that failed"
     );

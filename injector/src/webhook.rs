@@ -2,6 +2,8 @@
 //! of a request, bytes of all requests, time. What goes wrong inside is an answer, never silence:
 //! the API server refuses the pod then (`failurePolicy: Fail`).
 
+mod seats;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +28,7 @@ use crate::config::WebhookSection;
 use crate::inject::Injector;
 use crate::refusal::{Fault, Reason, Refusal};
 use crate::review::{Outcome, Review, Task};
+use seats::{Seat, Seats};
 
 /// How long a caller may take between two requests, the next one's head included: as long as API
 /// servers keep a connection for the next.
@@ -62,11 +65,8 @@ impl Webhook {
     /// Serves for ever.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Arc<ServerConfig>) {
         let acceptor = TlsAcceptor::from(tls);
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let seats = Seats::new(self.limits.connections);
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -76,10 +76,15 @@ impl Webhook {
                     continue;
                 }
             };
+            let seat = seats.take().await;
             let (webhook, acceptor) = (self.clone(), acceptor.clone());
             tokio::spawn(async move {
-                webhook.connection(stream, peer, &acceptor).await;
-                drop(place);
+                tokio::select! {
+                    () = webhook.connection(stream, peer, &acceptor, &seat) => {}
+                    () = seat.has_to_be_left() => {
+                        tracing::debug!(%peer, "an idle connection has made room for another");
+                    }
+                }
             });
         }
     }
@@ -89,6 +94,7 @@ impl Webhook {
         stream: TcpStream,
         peer: SocketAddr,
         acceptor: &TlsAcceptor,
+        seat: &Arc<Seat>,
     ) {
         let stream = match timeout(PATIENCE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -100,7 +106,12 @@ impl Webhook {
         };
         let service = service_fn(|request| {
             let webhook = self.clone();
-            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+            let working = seat.work();
+            async move {
+                let answer = webhook.answer(request).await;
+                drop(working);
+                Ok::<_, Infallible>(answer)
+            }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

@@ -250,7 +250,7 @@ pub struct WebhookSection {
     pub max_bytes: usize,
     /// Bytes of all requests being read or answered; others wait.
     pub total_bytes: usize,
-    /// Connections at once; others wait to be accepted.
+    /// Connections at once; for others the one that has been idle longest is closed.
     pub connections: usize,
     /// Seconds in which a request has to be read and answered.
     pub deadline_seconds: u64,

@@ -99,6 +99,26 @@ async fn a_body_that_does_not_come_is_given_up_and_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn connections_that_only_sit_there_keep_nobody_out() {
+    let mut config = config(VAULT);
+    config.webhook.connections = 6;
+    let server = Server::start(config).await;
+    let create = || review("CREATE", "pods", &json!({}));
+    let mut used = server.client().await;
+    let mut sitting = Vec::new();
+    for _ in 0..12 {
+        // Half of them do not even begin TLS.
+        let silent = TcpStream::connect(server.address).await.unwrap();
+        sitting.push((silent, server.connect().await));
+        let body = create().to_string().into_bytes();
+        let (status, _) = exchange(&mut used, paths::MUTATE_POD, body).await;
+        assert_eq!(status, StatusCode::OK);
+        let (status, _) = server.post(paths::MUTATE_POD, &create()).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn another_certificate_is_put_in_force_without_a_request_refused() {
     let server = Server::start(config(VAULT)).await;
     let mut open = server.client().await;
