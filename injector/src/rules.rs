@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use sealwire_proxy::config::{Config, InboundRule, ServiceRule};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{InjectorConfig, sample_pod};
@@ -17,6 +18,14 @@ const MAX_BYTES: usize = 64 * 1024;
 
 /// Most rules in one annotation.
 const MOST: usize = 200;
+
+/// Most bytes that the rules of one annotation may come to in a configuration, where each port has a
+/// line.
+const MAX_WRITTEN: usize = 128 * 1024;
+
+/// Most bytes that the rules about the Services of all namespaces may come to: every configuration
+/// holds them, and a ConfigMap no more than a MiB.
+const MAX_SERVICES: usize = 512 * 1024;
 
 /// What a namespace declares.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -102,7 +111,32 @@ impl<'a> Mesh<'a> {
                 None => mesh.services.push((owner, rule)),
             }
         }
+        mesh.keep_within(MAX_SERVICES);
         mesh
+    }
+
+    /// Leaves out the rules of the namespaces that have most, where all together are too large:
+    /// whoever declares little does not suffer from who declares much.
+    fn keep_within(&mut self, most: usize) {
+        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+        for (owner, rule) in &self.services {
+            *sizes.entry(owner).or_default() += written(rule);
+        }
+        let mut smallest_first: Vec<_> =
+            sizes.iter().map(|(owner, size)| (*size, *owner)).collect();
+        smallest_first.sort_unstable();
+        let mut sum = 0;
+        for (size, owner) in smallest_first {
+            sum += size;
+            if sum > most {
+                self.services.retain(|(of, _)| *of != owner);
+                self.problems.entry(owner).or_default().push(format!(
+                    "{}: the rules of all namespaces come to more than {most} bytes, and this namespace's {size} are among the most: \
+                     write fewer rules, or leave ports out",
+                    names::SERVICES,
+                ));
+            }
+        }
     }
 
     /// The sidecars' configuration for one namespace, and what is wrong with what it declares: the
@@ -142,7 +176,7 @@ impl<'a> Mesh<'a> {
     }
 }
 
-fn parse<T: DeserializeOwned>(
+fn parse<T: DeserializeOwned + Serialize>(
     name: &str,
     annotations: &BTreeMap<String, String>,
     problems: &mut Vec<String>,
@@ -164,6 +198,12 @@ fn parse<T: DeserializeOwned>(
             ));
             Vec::new()
         }
+        Ok(rules) if rules.iter().map(written).sum::<usize>() > MAX_WRITTEN => {
+            problems.push(format!(
+                "{name}: more than {MAX_WRITTEN} bytes in a configuration, where each port has a line: write fewer rules, or leave ports out"
+            ));
+            Vec::new()
+        }
         Ok(rules) => rules,
         Err(error) => {
             problems.push(format!(
@@ -172,6 +212,15 @@ fn parse<T: DeserializeOwned>(
             Vec::new()
         }
     }
+}
+
+/// How many bytes a rule takes in a configuration, at the most.
+fn written(rule: &impl Serialize) -> usize {
+    /// What is put before each of its lines there, or more.
+    const INDENT: usize = 10;
+    // What cannot be written is found out where it is.
+    let text = serde_json::to_string_pretty(rule).unwrap_or_default();
+    text.len() + INDENT * text.lines().count()
 }
 
 fn keep(name: &str, problem: Option<String>, problems: &mut Vec<String>) -> bool {
@@ -291,6 +340,43 @@ mod tests {
             "[{ from: [nonsense] }, { from: [\"spiffe://a.example/*\"] }]",
         );
         assert_eq!((rules.inbound.len(), rules.problems.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_rule_that_comes_to_much_more_than_its_text_is_left_out_and_said() {
+        let ports = "80,".repeat(MAX_WRITTEN / 16);
+        let text = service("198.19.0.77/32", SHOP).replace("80", &ports);
+        assert!(text.len() < MAX_BYTES);
+        let rules = read("shop", names::SERVICES, &text);
+        assert!(rules.services.is_empty());
+        assert!(rules.problems[0].contains("leave ports out"), "{rules:?}");
+    }
+
+    #[test]
+    fn where_all_declare_too_much_those_who_declare_most_are_left_out_and_told() {
+        let declare = |namespace: &str, number: u8, ports: usize| {
+            let identity = format!("spiffe://mesh.example/ns/{namespace}/sa/web");
+            let text = service(&format!("198.19.1.{number}/32"), &identity);
+            let text = text.replace("80", &vec!["80"; ports].join(","));
+            read(namespace, names::SERVICES, &text)
+        };
+        let large = 6_000;
+        let mut all = BTreeMap::from([("shop".to_owned(), declare("shop", 0, 1))]);
+        for number in 1..=9 {
+            let name = format!("large-{number}");
+            let ports = large + usize::from(number);
+            all.insert(name.clone(), declare(&name, number, ports));
+        }
+        let config = config();
+        let mesh = Mesh::new(&all, &config);
+        let (proxy, problems) = mesh.configuration("shop");
+        assert_eq!(problems, Vec::<String>::new());
+        let text = serde_json::to_string_pretty(&proxy).unwrap();
+        assert!(text.len() < MAX_SERVICES + MAX_WRITTEN, "{}", text.len());
+        assert!(text.contains("198.19.1.0/32") && text.contains("198.19.1.1/32"));
+        assert!(!text.contains("198.19.1.9/32"));
+        let (_, problems) = mesh.configuration("large-9");
+        assert!(problems[0].contains("among the most"), "{problems:?}");
     }
 
     #[test]
