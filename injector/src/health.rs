@@ -71,6 +71,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "Faults of refused pods, by reason"
     );
     describe_counter!(
+        "sealwire_log_lines_lost_total",
+        "Lines of the log that were lost, since who reads it does not keep up"
+    );
+    describe_counter!(
         "sealwire_injector_idle_connections_closed_total",
         "Idle connections that made room for others"
     );

@@ -38,7 +38,11 @@ const NATIVE_SINCE: u32 = 29;
 /// Before anything is served: a bad configuration, a taken port, an API server that cannot be found.
 pub async fn run(config: &Path, kubeconfig: Option<&Path>) -> anyhow::Result<()> {
     let config = InjectorConfig::load(config)?;
-    logging::start(&config.log).map_err(|problem| anyhow::anyhow!("log: {problem}"))?;
+    let log = logging::start(&config.log).map_err(|problem| anyhow::anyhow!("log: {problem}"))?;
+    // No review waits for who reads it.
+    let _log = log
+        .write_by_thread()
+        .context("the log cannot be written by a thread")?;
     let metrics = health::install_metrics()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
