@@ -9,6 +9,9 @@
 //! may flow, [`planes`] show it, [`probes`] are done for the node, [`confine`] locks the process
 //! in, and [`run`] puts it all together.
 
+#[cfg(fuzzing)]
+pub use observed_tls::fuzz as fuzz_server_hello;
+
 pub mod capture;
 pub mod census;
 pub mod config;

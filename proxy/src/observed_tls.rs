@@ -176,6 +176,20 @@ impl ServerHello {
     }
 }
 
+/// For the fuzz target: what is read of an answer, and how it is told. Once it is judged, what
+/// follows changes nothing.
+#[cfg(fuzzing)]
+pub fn fuzz(stream: &[u8]) {
+    let judged = ServerHello::parse(stream);
+    if judged == Ok(None) {
+        return;
+    }
+    assert_eq!(judged, ServerHello::parse(&[stream, &[22]].concat()));
+    if let Ok(Some(hello)) = judged {
+        assert!(hello.describe().len() < 100);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -2,6 +2,7 @@
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
+use sealwire_keys::pem_problem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::uri_names;
@@ -28,7 +29,7 @@ struct Root {
 pub enum BundleError {
     /// Not PEM.
     #[error("not PEM: {0}: put CERTIFICATE blocks into it")]
-    Pem(String),
+    Pem(&'static str),
     /// No certificate in it.
     #[error("no CERTIFICATE block in it: a bundle without roots trusts nobody")]
     Empty,
@@ -53,7 +54,7 @@ impl TrustBundle {
     pub fn from_pem(pem: &[u8]) -> Result<Self, BundleError> {
         let mut roots = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| BundleError::Pem(error.to_string()))?;
+            let certificate = certificate.map_err(|error| BundleError::Pem(pem_problem(&error)))?;
             let number = roots.len() + 1;
             if number > MAX_ROOTS {
                 return Err(BundleError::TooMany);

@@ -9,6 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
+use x509_parser::x509::X509Name;
 
 use crate::spiffe::{SpiffeId, SpiffeIdError};
 
@@ -172,6 +173,17 @@ impl Credentials {
     pub fn facts(&self) -> &CertificateFacts {
         &self.facts
     }
+}
+
+/// A name, which is whatever somebody unknown wrote there, in bounds.
+pub(crate) fn bounded_name(name: &X509Name<'_>) -> String {
+    const LONGEST: usize = 200;
+    let mut name = name.to_string();
+    if let Some((cut, _)) = name.char_indices().nth(LONGEST) {
+        name.truncate(cut);
+        name.push('…');
+    }
+    name
 }
 
 /// All URI names of a certificate.

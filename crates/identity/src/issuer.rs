@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{PemObject, SectionKind};
-use sealwire_keys::{PrivateKey, VaultError};
+use sealwire_keys::{PrivateKey, VaultError, pem_problem};
 
 pub use self::files::FilesIssuer;
 pub use self::renewing::{Authority, Renewal, Renewing, RenewingConfig};
@@ -137,7 +137,7 @@ pub enum IssueError {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut chain = Vec::new();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
-        let (kind, der) = section.map_err(|error| error.to_string())?;
+        let (kind, der) = section.map_err(|error| pem_problem(&error))?;
         match kind {
             SectionKind::Certificate if chain.len() < MAX_CHAIN => {
                 chain.push(CertificateDer::from(der));

@@ -22,7 +22,7 @@ use webpki::{EndEntityCert, KeyUsage, RevocationOptions};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::bundle::TrustBundle;
-use crate::certificate::{CertificateError, CertificateFacts};
+use crate::certificate::{CertificateError, CertificateFacts, bounded_name};
 use crate::peer_error::PeerError;
 use crate::profile::Profile;
 use crate::revocation::{Lists, Revocation, instant};
@@ -359,18 +359,12 @@ impl Chain<'_> {
         )
     }
 
-    /// The issuer that the leaf names, which is whatever an unknown peer wrote there: in bounds.
+    /// The issuer that the leaf names.
     fn issuer(&self) -> String {
-        const LONGEST: usize = 200;
-        let Ok((_, leaf)) = X509Certificate::from_der(self.leaf) else {
-            return "unknown".to_owned();
-        };
-        let mut issuer = leaf.issuer().to_string();
-        if let Some((cut, _)) = issuer.char_indices().nth(LONGEST) {
-            issuer.truncate(cut);
-            issuer.push('…');
+        match X509Certificate::from_der(self.leaf) {
+            Ok((_, leaf)) => bounded_name(leaf.issuer()),
+            Err(_) => "unknown".to_owned(),
         }
-        issuer
     }
 }
 

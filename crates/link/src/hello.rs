@@ -153,6 +153,20 @@ fn ticket(extensions: Fields<'_>) -> Option<Option<&[u8]>> {
     Some(modes.contains(&WITH_KEY_EXCHANGE).then_some(ticket))
 }
 
+/// For the fuzz target: looks at a stream that comes in pieces. Where it is in its records does not
+/// depend on where it was cut.
+#[cfg(fuzzing)]
+pub fn fuzz(pieces: &[Vec<u8>]) {
+    let (mut cut, mut whole) = (Framing::default(), Framing::default());
+    for piece in pieces {
+        let _ = cut.look(piece);
+        cut.pass(piece);
+    }
+    whole.pass(&pieces.concat());
+    let place = |framing: &Framing| (framing.left, framing.in_hello, framing.header_length);
+    assert_eq!(place(&cut), place(&whole));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -32,6 +32,9 @@ mod links;
 mod relay;
 mod socket;
 
+#[cfg(fuzzing)]
+pub use hello::fuzz as fuzz_hello;
+
 pub use error::LinkError;
 pub use links::{Link, LinkLimits, Links, LinksConfig, Request};
 pub use pool::SigningPool;

@@ -13,6 +13,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sealwire_keys::pem_problem;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -173,8 +174,7 @@ pub(super) fn parsed(
     chain: &[u8],
     key: &[u8],
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertificateError> {
-    let unusable =
-        |error: rustls::pki_types::pem::Error| CertificateError::Unusable(error.to_string());
+    let unusable = |error| CertificateError::Unusable(pem_problem(&error).to_owned());
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()
         .map_err(unusable)?;

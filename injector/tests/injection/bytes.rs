@@ -1,5 +1,5 @@
 //! Any bytes at all: a review is answered, or refused as none; never does it panic. The fuzz target
-//! (`injector/fuzz`) does the same for longer.
+//! `review` does the same for longer.
 
 use proptest::prelude::*;
 use sealwire_injector::inject::Scope;

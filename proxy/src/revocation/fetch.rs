@@ -21,6 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
+use sealwire_keys::pem_problem;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -317,7 +318,8 @@ fn tls(terms: &Terms) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     let ca = terms.ca.as_ref().map_err(Clone::clone)?;
     for root in CertificateDer::pem_slice_iter(ca.as_deref().unwrap_or_default()) {
-        let root = root.map_err(|error| format!("identity.revocation.ca: {error}"))?;
+        let root =
+            root.map_err(|error| format!("identity.revocation.ca: {}", pem_problem(&error)))?;
         let added = roots.add(root);
         added.map_err(|error| format!("identity.revocation.ca: {error}"))?;
     }

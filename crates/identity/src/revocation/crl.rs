@@ -9,13 +9,14 @@ use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Reader, SliceReader};
 use rustls_pki_types::TrustAnchor;
 use rustls_pki_types::pem::{PemObject, SectionKind};
+use sealwire_keys::pem_problem;
 use serde::Serialize;
 use time::OffsetDateTime;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::bundle::TrustBundle;
-use crate::certificate::authority_key;
+use crate::certificate::{authority_key, bounded_name};
 use crate::profile::Profile;
 
 /// Most lists in one file.
@@ -64,7 +65,7 @@ pub enum CrlError {
     Empty,
     /// Not PEM.
     #[error("not PEM: {0}: put X509 CRL blocks into it, or one CRL in DER")]
-    Pem(String),
+    Pem(&'static str),
     /// More lists than any mesh has issuers.
     #[error("more than {MAX_LISTS} CRLs: keep one for each issuer in force")]
     TooMany,
@@ -131,7 +132,7 @@ impl Crl {
             add(content)?;
         } else {
             for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(content) {
-                let (kind, der) = section.map_err(|error| CrlError::Pem(error.to_string()))?;
+                let (kind, der) = section.map_err(|error| CrlError::Pem(pem_problem(&error)))?;
                 if kind == SectionKind::Crl {
                     add(&der)?;
                 }
@@ -195,7 +196,7 @@ impl Crl {
                 distribution_point: list.issuing_distribution_point().map(<[u8]>::to_vec),
             },
             facts: CrlFacts {
-                issuer: parsed.issuer().to_string(),
+                issuer: bounded_name(parsed.issuer()),
                 number: parsed.crl_number().map(|number| format!("{number:x}")),
                 this_update: parsed.last_update().to_datetime(),
                 next_update: next_update.to_datetime(),

@@ -352,6 +352,21 @@ fn lists_come_in_pem_and_in_der_and_say_what_they_are() {
 }
 
 #[test]
+fn what_is_no_pem_is_refused_without_a_word_of_it() {
+    let text = "a key, perhaps ".repeat(1000);
+    for content in [
+        format!("-----BEGIN X509 CRL-----{text}"),
+        format!("-----BEGIN {text}-----\n"),
+        format!("-----BEGIN X509 CRL-----\n{text}\n-----END X509 CRL-----\n"),
+    ] {
+        let refused = read(&Ca::new("mesh"), content.as_bytes());
+        let said = refused.unwrap_err().to_string();
+        assert!(said.starts_with("not PEM") && said.len() < 300, "{said}");
+        assert!(!said.contains("perhaps"), "{said}");
+    }
+}
+
+#[test]
 fn what_is_no_list_is_refused_with_the_way_out() {
     let ca = Ca::new("root");
     let list = ca.crl(&List::default());

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::TransitReference;
 use crate::custody::TransitCustody;
+use crate::pem::pem_problem;
 use crate::public_key::PublicKey;
 use crate::vault::{Method, Request, Vault, VaultError};
 
@@ -83,7 +84,7 @@ pub(super) fn public_keys(path: &Path) -> Result<Vec<PublicKey>, String> {
         .map_err(|error| named(&error))?;
     let keys = SubjectPublicKeyInfoDer::pem_slice_iter(&pem)
         .map(|der| {
-            PublicKey::from_spki_der(&der.map_err(|error| named(&error))?)
+            PublicKey::from_spki_der(&der.map_err(|error| named(&pem_problem(&error)))?)
                 .map_err(|error| named(&error))
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -167,7 +168,7 @@ impl Described {
                 .map_err(|error| error.to_string())
                 .and_then(|raw| PublicKey::from_ed25519(&raw).map_err(|error| error.to_string())),
             _ => SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes())
-                .map_err(|error| error.to_string())
+                .map_err(|error| pem_problem(&error).to_owned())
                 .and_then(|der| PublicKey::from_spki_der(&der).map_err(|error| error.to_string())),
         };
         read.map_err(|problem| {

@@ -21,6 +21,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{VaultConfig, VaultError};
 use crate::SecretFile;
+use crate::pem::pem_problem;
 
 /// Connections kept open for the next request.
 const IDLE_CONNECTIONS: usize = 8;
@@ -296,7 +297,7 @@ fn tls(config: &VaultConfig) -> Result<ClientConfig, VaultError> {
     let pem = fs::read(&config.ca).map_err(|error| bad(&config.ca, &error))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| bad(&config.ca, &error))?;
+        let certificate = certificate.map_err(|error| bad(&config.ca, &pem_problem(&error)))?;
         roots
             .add(certificate)
             .map_err(|error| bad(&config.ca, &error))?;
@@ -318,7 +319,7 @@ fn tls(config: &VaultConfig) -> Result<ClientConfig, VaultError> {
     let pem = fs::read(certificate).map_err(|error| bad(certificate, &error))?;
     let chain = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad(certificate, &error))?;
+        .map_err(|error| bad(certificate, &pem_problem(&error)))?;
     let secret = SecretFile::read(key).map_err(|error| VaultError::File(error.to_string()))?;
     let key_der = PrivateKeyDer::from_pem_slice(secret.expose())
         .map_err(|_| bad(key, &"holds no private key in PEM form"))?;

@@ -9,7 +9,7 @@ use sealwire_injector::inject::{Injector, Scope};
 use sealwire_injector::review::{Review, Task};
 
 static INJECTOR: LazyLock<Injector> = LazyLock::new(|| {
-    let text = include_str!("../../src/config/example.yaml");
+    let text = include_str!("../../injector/src/config/example.yaml");
     let config = InjectorConfig::parse(text).and_then(InjectorConfig::checked);
     Injector::new(config.expect("the example is good"), true)
 });
