@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use sealwire_injector::config::InjectorConfig;
-use sealwire_injector::inject::{Injector, Scope};
+use sealwire_injector::inject::Injector;
 use sealwire_injector::review::{Review, Task};
 
 static INJECTOR: LazyLock<Injector> = LazyLock::new(|| {
@@ -15,14 +15,7 @@ static INJECTOR: LazyLock<Injector> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    for task in [
-        Task::Mutate(Scope::Namespace),
-        Task::Mutate(Scope::Pod),
-        Task::Validate(Scope::Namespace),
-        Task::Validate(Scope::Pod),
-        Task::Stray,
-        Task::Config,
-    ] {
+    for task in Task::ALL {
         if let Ok(review) = Review::read(task, bytes) {
             let _ = review.answer(&INJECTOR, Ok(()));
         }

@@ -75,6 +75,16 @@ pub enum ReviewError {
 }
 
 impl Task {
+    /// Every task there is.
+    pub const ALL: [Self; 6] = [
+        Self::Mutate(Scope::Namespace),
+        Self::Mutate(Scope::Pod),
+        Self::Validate(Scope::Namespace),
+        Self::Validate(Scope::Pod),
+        Self::Stray,
+        Self::Config,
+    ];
+
     /// The task of a path.
     pub fn of(path: &str) -> Option<Self> {
         Some(match path {

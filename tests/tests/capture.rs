@@ -8,6 +8,8 @@
     reason = "tests fail loudly"
 )]
 
+use std::path::PathBuf;
+
 use sealwire_pods::{Capabilities, Mesh, Pod, Sealing, Sidecar, Wire, assert_eventually};
 use sealwire_tests::{
     SOON, client, curl, hold_all_ports, in_a_mesh, narrow_ports, python, record, server,
@@ -243,17 +245,24 @@ fn without_the_rules_the_proxy_is_not_ready_lets_nothing_flow_and_says_what_to_d
     });
 }
 
+/// A captured pod whose sidecar, which is not started yet, is to prove it each second, with more in its
+/// configuration.
+fn proves_each_second(mesh: &Mesh, name: &str, more: &str) -> (Pod, PathBuf) {
+    let pod = mesh.world().pod(name).unwrap();
+    let sealing = Sealing::default();
+    let config = mesh.prepare(&pod, &sealing).unwrap();
+    let text = mesh
+        .config(&pod, &sealing)
+        .replace("uid: 1337,", "uid: 1337, proveEverySeconds: 1,");
+    mesh.write(&config, &(text + more)).unwrap();
+    mesh.capture(&pod, &config).unwrap();
+    (pod, config)
+}
+
 #[test]
 fn when_the_rules_vanish_while_it_runs_readiness_falls() {
     in_a_mesh(|mesh| {
-        let pod = mesh.world().pod("pod").unwrap();
-        let sealing = Sealing::default();
-        let config = mesh.prepare(&pod, &sealing).unwrap();
-        let text = mesh
-            .config(&pod, &sealing)
-            .replace("uid: 1337,", "uid: 1337, proveEverySeconds: 1,");
-        mesh.write(&config, &text).unwrap();
-        mesh.capture(&pod, &config).unwrap();
+        let (pod, config) = proves_each_second(mesh, "pod", "");
         let mut sidecar = mesh.start(&pod, &config).unwrap();
         sidecar.wait_until_ready().unwrap();
         let removed = pod
@@ -278,14 +287,7 @@ fn when_the_rules_vanish_while_it_runs_readiness_falls() {
 fn capture_is_proven_also_where_applications_hold_every_port_that_it_could_come_from() {
     in_a_mesh(|mesh| {
         let (to, _to_car) = mesh.sealed_pod("to", &Sealing::default()).unwrap();
-        let from = mesh.world().pod("from").unwrap();
-        let sealing = Sealing::default();
-        let config = mesh.prepare(&from, &sealing).unwrap();
-        let text = mesh
-            .config(&from, &sealing)
-            .replace("uid: 1337,", "uid: 1337, proveEverySeconds: 1,");
-        mesh.write(&config, &text).unwrap();
-        mesh.capture(&from, &config).unwrap();
+        let (from, config) = proves_each_second(mesh, "from", "");
         narrow_ports(&from);
         let mut sidecar = mesh.start(&from, &config).unwrap();
         sidecar.wait_until_ready().unwrap();
@@ -299,15 +301,8 @@ fn capture_is_proven_also_where_applications_hold_every_port_that_it_could_come_
 fn capture_is_proven_also_where_no_further_connection_is_accepted() {
     in_a_mesh(|mesh| {
         let (to, _to_car) = mesh.sealed_pod("to", &Sealing::default()).unwrap();
-        let from = mesh.world().pod("from").unwrap();
-        let sealing = Sealing::default();
-        let config = mesh.prepare(&from, &sealing).unwrap();
-        let text = mesh
-            .config(&from, &sealing)
-            .replace("uid: 1337,", "uid: 1337, proveEverySeconds: 1,");
-        mesh.write(&config, &format!("{text}limits: {{ connections: 1 }}\n"))
-            .unwrap();
-        mesh.capture(&from, &config).unwrap();
+        let limits = "limits: { connections: 1 }\n";
+        let (from, config) = proves_each_second(mesh, "from", limits);
         let mut sidecar = mesh.start(&from, &config).unwrap();
         sidecar.wait_until_ready().unwrap();
         let _drip = server(&to, 7000, "drip");

@@ -2,20 +2,10 @@
 //! `review` does the same for longer.
 
 use proptest::prelude::*;
-use sealwire_injector::inject::Scope;
 use sealwire_injector::review::{Outcome, Review, ReviewError, Task};
 use serde_json::{Value, json};
 
 use super::injector;
-
-const TASKS: [Task; 6] = [
-    Task::Mutate(Scope::Namespace),
-    Task::Mutate(Scope::Pod),
-    Task::Validate(Scope::Namespace),
-    Task::Validate(Scope::Pod),
-    Task::Stray,
-    Task::Config,
-];
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -45,7 +35,7 @@ fn what_is_nested_too_deep_is_no_review() {
         let text = review("CREATE", "pods", &json!("HERE"))
             .to_string()
             .replace("\"HERE\"", &nested);
-        let refused = Review::read(TASKS[0], text.as_bytes()).unwrap_err();
+        let refused = Review::read(Task::ALL[0], text.as_bytes()).unwrap_err();
         assert!(refused.to_string().contains("recursion limit"), "{refused}");
     }
 }
@@ -56,7 +46,7 @@ fn what_would_take_many_times_its_size_in_memory_is_no_review() {
     let text = review("CREATE", "pods", &json!("HERE"))
         .to_string()
         .replace("\"HERE\"", &nested);
-    let refused = Review::read(TASKS[0], text.as_bytes()).unwrap_err();
+    let refused = Review::read(Task::ALL[0], text.as_bytes()).unwrap_err();
     assert!(matches!(refused, ReviewError::Crowded), "{refused}");
 }
 
@@ -66,7 +56,7 @@ fn a_refusal_shows_of_a_value_as_much_as_somebody_reads() {
     let pod = json!({ "initContainers": [{
         "name": "a", "image": "a", "livenessProbe": { "tcpSocket": { "host": host, "port": 80 } },
     }] });
-    let message = answer(TASKS[0], &review("CREATE", "pods", &pod))
+    let message = answer(Task::ALL[0], &review("CREATE", "pods", &pod))
         .0
         .result
         .message;
@@ -89,7 +79,7 @@ fn another_version_and_a_review_without_a_request_are_refused() {
         other,
         json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview" }),
     ] {
-        let refused = Review::read(TASKS[0], value.to_string().as_bytes()).unwrap_err();
+        let refused = Review::read(Task::ALL[0], value.to_string().as_bytes()).unwrap_err();
         assert!(matches!(refused, ReviewError::Version(_)), "{refused}");
     }
 }
@@ -97,7 +87,7 @@ fn another_version_and_a_review_without_a_request_are_refused() {
 #[test]
 fn a_refusal_is_a_forbidden_with_the_reason() {
     let pod = json!({ "hostNetwork": true });
-    let answer = answer(TASKS[0], &review("CREATE", "pods", &pod));
+    let answer = answer(Task::ALL[0], &review("CREATE", "pods", &pod));
     assert!(!answer.0.allowed);
     assert_eq!(answer.0.result.code, 403);
     assert!(
@@ -128,12 +118,12 @@ fn a_static_pods_image_is_left_alone_when_a_kubelet_makes_it_and_only_then() {
     let mut review = review("CREATE", "pods", &json!({ "hostNetwork": true }));
     review["request"]["object"]["metadata"]["annotations"] =
         json!({ "kubernetes.io/config.mirror": "1" });
-    for task in &TASKS[..4] {
+    for task in &Task::ALL[..4] {
         assert!(!answer(*task, &review).0.allowed);
     }
     review["request"]["userInfo"] =
         json!({ "username": "system:node:n1", "groups": ["system:nodes"] });
-    for task in &TASKS[..4] {
+    for task in &Task::ALL[..4] {
         let (response, outcome) = answer(*task, &review);
         assert!(response.allowed && response.patch.is_none());
         assert_eq!(outcome, Outcome::Untouched);
@@ -161,7 +151,7 @@ fn only_the_injector_writes_the_config_map_and_only_its_namespaces_end_deletes_i
 
 /// Asks every webhook; the answer does not matter.
 fn ask(bytes: &[u8]) {
-    for task in TASKS {
+    for task in Task::ALL {
         if let Ok(review) = Review::read(task, bytes) {
             review.claims();
             let _ = review.answer(&injector(), Ok(()));

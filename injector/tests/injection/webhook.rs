@@ -106,16 +106,22 @@ async fn connections_that_only_sit_there_keep_nobody_out() {
     let create = || review("CREATE", "pods", &json!({}));
     let mut used = server.client().await;
     let mut sitting = Vec::new();
-    for _ in 0..12 {
-        // Half of them do not even begin TLS.
-        let silent = TcpStream::connect(server.address).await.unwrap();
-        sitting.push((silent, server.connect().await));
-        let body = create().to_string().into_bytes();
-        let (status, _) = exchange(&mut used, paths::MUTATE_POD, body).await;
-        assert_eq!(status, StatusCode::OK);
-        let (status, _) = server.post(paths::MUTATE_POD, &create()).await;
-        assert_eq!(status, StatusCode::OK);
-    }
+    let come_and_go = async {
+        for _ in 0..12 {
+            // Half of them do not even begin TLS.
+            let silent = TcpStream::connect(server.address).await.unwrap();
+            sitting.push((silent, server.connect().await));
+            let body = create().to_string().into_bytes();
+            let (status, _) = exchange(&mut used, paths::MUTATE_POD, body).await;
+            assert_eq!(status, StatusCode::OK);
+            let (status, _) = server.post(paths::MUTATE_POD, &create()).await;
+            assert_eq!(status, StatusCode::OK);
+        }
+    };
+    // Sooner than idle connections end by themselves.
+    tokio::time::timeout(Duration::from_secs(60), come_and_go)
+        .await
+        .expect("nobody is kept out");
 }
 
 #[tokio::test]
